@@ -1,0 +1,76 @@
+"""Errors that a user can act on: one sentence that names the field or file, the value and the fix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+
+class MarlError(Exception):
+    """An error with a message for the user; the command line prints the message alone."""
+
+
+class FieldError(MarlError):
+    """A configuration field has a value that cannot be used.
+
+    Args:
+        field: dotted name of the field, seen from the component that raised it.
+        value: what was given.
+        fix: what to give instead, as a clause ("give a number in [0, 1]").
+    """
+
+    def __init__(self, field: str, value: Any, fix: str) -> None:
+        super().__init__(f"{field}={value!r} cannot be used: {fix}")
+        self.field, self.value, self.fix = field, value, fix
+
+
+class NonFiniteError(MarlError):
+    """A loss or a gradient became NaN or infinite; raised before the optimiser steps.
+
+    Args:
+        tensor: name of the tensor.
+    """
+
+    def __init__(self, tensor: str) -> None:
+        super().__init__(f"{tensor} is NaN or infinite")
+        self.tensor = tensor
+
+
+class CorruptFileError(MarlError):
+    """A file of a run is damaged, incomplete or not ours.
+
+    Args:
+        path: the file.
+        reason: what is wrong with it, as a clause.
+    """
+
+    def __init__(self, path: Path | str, reason: str) -> None:
+        super().__init__(f"{path} cannot be used: {reason}")
+        self.path, self.reason = Path(path), reason
+
+
+class Interrupted(MarlError):
+    """A signal ended the run after its checkpoint was written.
+
+    Args:
+        signal: number of the signal; the process exits with 128 + this.
+        message: where the checkpoint lies and how to go on.
+    """
+
+    def __init__(self, signal: int, message: str) -> None:
+        super().__init__(message)
+        self.signal = signal
+
+
+def require(condition: bool, field: str, value: Any, fix: str) -> None:
+    """Raise FieldError unless the condition holds; for the `__post_init__` of every Config.
+
+    Args:
+        condition: what must be true of the value.
+        field: name of the field in its own Config ("gamma"); `marl.config.make` adds where the
+            component stands ("agent.gamma").
+        value: what was given.
+        fix: what to give instead, as a clause ("give a number in [0, 1]").
+    """
+    if not condition:
+        raise FieldError(field, value, fix)
