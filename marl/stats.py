@@ -188,9 +188,7 @@ def improvement_interval(
     if runs == 1:
         return Estimate(value=improvement(x_RM, y_SM), low=None, high=None, runs=1)
     size = x_RM.size * y_SM.shape[-2]  # the comparison of all pairs is the largest array
-    drawn = [
-        improvement(resample(x_RM, n, rng), resample(y_SM, n, rng)) for n in _chunks(resamples, size)
-    ]
+    drawn = [improvement(resample(x_RM, n, rng), resample(y_SM, n, rng)) for n in _chunks(resamples, size)]
     return _estimate(improvement(x_RM, y_SM), np.concatenate(drawn), confidence, runs)
 
 
