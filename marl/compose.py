@@ -1,0 +1,188 @@
+"""From the words of a command line to run configs: Hydra composes, this module asks it to.
+
+Hydra's compose API is used, not its application decorator, so that no output folder appears. Keys
+whose values are paths are read literally, since Hydra's grammar does not take a bare '='.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import itertools
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from marl.config import RunConfig, load, unknown
+from marl.errors import FieldError, MarlError
+
+GROUPS = ("env", "agent", "loop", "settings", "logger")  # folders of marl/conf
+_LITERAL = ("run_id", "runs_dir")  # text taken as it stands
+_TOP = tuple(f.name for f in dataclasses.fields(RunConfig))
+_MAX_SEEDS = 10_000  # CHOICE: a range beyond this is a slip of the keyboard
+
+
+def compose(overrides: Sequence[str]) -> RunConfig:
+    """The run that `marl train <overrides>` means.
+
+    Args:
+        overrides: `key=value` words of Hydra's override grammar; of two for one key the last wins.
+
+    Raises:
+        MarlError: unknown names, values of the wrong type, grammar errors.
+    """
+    words, literal = _split(overrides)
+    for word in words:
+        if any(o.is_sweep_override() for o in _parse([word])):
+            key = word.lstrip("+").split("=", 1)[0]
+            raise MarlError(
+                f"{key} has several values: add -m to run one after the other, or quote the value"
+            )
+    node = _compose(words)
+    return load(node | literal, trust=_trust(node))
+
+
+def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False) -> list[list[str]]:
+    """The list of jobs, each as overrides of a single run.
+
+    Args:
+        overrides: `key=value` words; sweeps (a=1,2 or a=range(3)) need `multirun`.
+        seeds: "0-9", "0,3,5" or "" for the seed in the overrides.
+        multirun: whether sweeps are allowed.
+    """
+    words, literal = _split(overrides)
+    fixed = [f"{k}={v}" for k, v in literal.items()]
+    axes: list[list[str]] = []
+    for parsed in _parse(words):
+        key = parsed.get_key_element()
+        if not parsed.is_sweep_override():
+            axes.append([str(parsed.input_line)])
+        elif not multirun:
+            raise MarlError(f"{key.lstrip('+')} has several values: add -m to run one after the other")
+        elif parsed.is_discrete_sweep():
+            axes.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
+        else:
+            raise MarlError(f"{key.lstrip('+')}: an interval has no list of values; write them out")
+    if seeds:
+        axes.append([f"seed={seed}" for seed in parse_seeds(seeds)])
+    return [[*job, *fixed] for job in itertools.product(*axes)]
+
+
+def parse_seeds(text: str | int) -> list[int]:
+    """Seeds in the order given, each once: "0-9", "0,3,5", "0-4,7"."""
+    seeds: list[int] = []
+    for part in str(text).split(","):
+        match = re.fullmatch(r"\s*(\d+)\s*(?:-\s*(\d+)\s*)?", part)
+        if match is None:
+            raise FieldError("seeds", text, "write a range 0-9 or a list 0,3,5")
+        first, last = int(match[1]), int(match[2] or match[1])
+        if last < first or last - first >= _MAX_SEEDS:
+            raise FieldError("seeds", text, f"give a rising range of at most {_MAX_SEEDS} seeds")
+        seeds += [s for s in range(first, last + 1) if s not in seeds]
+    return seeds
+
+
+def options(group: str) -> list[str]:
+    """Names that a config group offers: ["battle", "battle/3m", ...]."""
+    folder = conf_folder() / group
+    return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
+
+
+def conf_folder() -> Path:
+    """Where the YAML files lie, in a checkout and in an installed wheel."""
+    return Path(str(importlib.import_module("marl.conf").__file__)).parent
+
+
+def _split(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
+    """Overrides as Hydra wants them, and those read literally; the last of a key wins."""
+    words: dict[str, str] = {}
+    literal: dict[str, str] = {}
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        name = key.lstrip("+~")
+        if not equals and not key.startswith("~"):
+            raise MarlError(f"{override!r} is not a setting: write name=value")
+        if name in _LITERAL:
+            literal[name] = value
+            continue
+        top = re.split(r"[.@/]", name)[0]
+        if top not in (*_TOP, *GROUPS, "hydra"):
+            raise unknown(top, (*_TOP, "settings"), "", "a run")
+        if "." in name and top != "hydra" and not key.startswith("~"):
+            key = f"++{name}"  # settings that the YAML leaves to the dataclass; `make` checks the name
+        words.pop(name, None)
+        words[name] = f"{key}={_quote(value)}" if equals else key
+    return list(words.values()), literal
+
+
+def _quote(value: str) -> str:
+    """Paths and text with '=' as a quoted string of Hydra's grammar; all else as it stands."""
+    path = value.startswith(("/", "./", "../", "~")) or ("=" in value and value[0] not in "[{'\"$")
+    if not path or "," in value:
+        return value
+    escaped = re.sub(r"(\\*)'", r"\1\1\\'", value)
+    return f"'{escaped}'"
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    if GlobalHydra.instance().is_initialized():
+        GlobalHydra.instance().clear()
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        yield
+
+
+def _parse(words: Sequence[str]) -> list[Any]:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    try:
+        return list(OverridesParser.create().parse_overrides(list(words)))
+    except HydraException as error:
+        raise MarlError(f"the command line cannot be read: {_first_line(error)}") from error
+
+
+def _compose(words: Sequence[str]) -> dict[str, Any]:
+    """The composed config as plain data."""
+    from hydra import compose as hydra_compose
+    from hydra.errors import HydraException, MissingConfigException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        with _hydra(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Hydra's hints are about its own versions
+            node = OmegaConf.to_container(hydra_compose("train", overrides=list(words)), resolve=True)
+    except MissingConfigException as error:
+        raise _no_option(error) from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise MarlError(f"the config cannot be composed: {_first_line(error)}") from error
+    assert isinstance(node, dict)
+    return {str(k): v for k, v in node.items()}
+
+
+def _no_option(error: Any) -> MarlError:
+    group, _, name = str(error.missing_cfg_file or "").partition("/")
+    if group not in GROUPS:
+        return MarlError(f"the config cannot be composed: {_first_line(error)}")
+    wrong = unknown(name, options(group), "", f"{group}=")
+    return MarlError(
+        str(wrong).replace(f"{name} is not a setting of {group}=", f"{group}={name} does not exist", 1)
+    )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _trust(node: dict[str, Any]) -> tuple[str, ...]:
+    trust = node.get("trust") or []
+    if not isinstance(trust, list) or not all(isinstance(t, str) for t in trust):
+        raise FieldError("trust", trust, "give a list of package names, trust=[mypackage]")
+    return tuple(trust)
