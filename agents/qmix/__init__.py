@@ -1,0 +1,72 @@
+"""QMIX: a joint value that grows with every agent's value, mixed by weights made from the state.
+
+| symbol | name here | meaning |
+|---|---|---|
+| Q_a(tau^a, u^a) | q_BTN | value of agent a's action given its history |
+| s | state_BTS | state of the world |
+| W_1, b_1 | w1_BTNE, b1_BTE | first mixing layer, W_1 >= 0; E features |
+| W_2, b_2 | w2_BTE, b2_BT1 | second mixing layer, W_2 >= 0; b_2 is V(s) |
+| Q_tot | returned by Monotonic | elu(Q W_1 + b_1) W_2 + b_2, section 4.1 and figure 2 |
+
+dQ_tot / dQ_a >= 0 (eq. 5), so that the joint greedy action is every agent's own greedy action (eq. 4).
+
+Reference: Rashid et al., "QMIX: Monotonic Value Function Factorisation for Deep Multi-Agent
+Reinforcement Learning", ICML 2018; layer sizes as in PyMARL (Samvelyan et al. 2019).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from marl.errors import require
+from marl.nets import MLP, linear
+from marl.rng import Rng
+from marl.types import EnvSpec
+from marl.value import Joint, QTeam, ValueConfig
+
+
+@dataclass(kw_only=True)
+class Config(ValueConfig):
+    """QMIX's own: the sizes of the mixer."""
+
+    embed: int = 32  # features E of the mixing layer, >= 1; paper, appendix C
+    # DEVIATION: the paper's hypernetworks are one linear layer (ReLU 2-layer for b_2 only); PyMARL's later
+    # default, used for all published SMAC results, has one hidden ReLU layer of 64.
+    hyper_hidden: int = 64  # features of the hypernetworks' hidden layer, >= 1; PyMARL
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embed", "hyper_hidden"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
+
+    def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> QTeam:
+        return QTeam(spec, self, lambda generator: Monotonic(spec, self, generator), rng=rng, device=device)
+
+
+class Monotonic(nn.Module):
+    """Q_tot(s, Q_1..Q_N), monotone in every Q_a.
+
+    Args:
+        spec: number of agents N and state features S.
+        config: embed E and hidden features of the hypernetworks.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, spec: EnvSpec, config: Config, generator: torch.Generator) -> None:
+        super().__init__()
+        S, N, E, D = spec.state_size, spec.n_agents, config.embed, config.hyper_hidden
+        self.w1 = MLP((S, D, N * E), generator=generator)
+        self.b1 = linear(S, E, generator=generator)
+        self.w2 = MLP((S, D, E), generator=generator)
+        self.b2 = MLP((S, E, 1), generator=generator)
+
+    def forward(self, joint: Joint) -> Tensor:
+        q_BTN, state_BTS = joint.q_BTN, joint.state_BTS
+        w1_BTNE = self.w1(state_BTS).abs().unflatten(-1, (q_BTN.shape[-1], -1))
+        hidden_BTE = F.elu((q_BTN[..., None] * w1_BTNE).sum(-2) + self.b1(state_BTS))
+        w2_BTE = self.w2(state_BTS).abs()
+        return (hidden_BTE * w2_BTE).sum(-1, keepdim=True) + self.b2(state_BTS)

@@ -1,0 +1,11 @@
+"""Networks: the one linear-layer factory, multi-layer perceptrons, recurrent cores, flat parameters.
+
+Legend: B sequences, T time, N agents, C copies of the weights (absent: one set for all agents), R rows.
+"""
+
+from marl.nets.flat import FlatParameters
+from marl.nets.linear import Linear, linear
+from marl.nets.mlp import MLP
+from marl.nets.recurrent import GRU
+
+__all__ = ["GRU", "MLP", "FlatParameters", "Linear", "linear"]

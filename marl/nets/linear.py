@@ -1,0 +1,71 @@
+"""The one factory of linear layers: `linear(inputs, outputs, ...)`.
+
+Every network of the suite asks here for its layers and never knows how they are executed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from marl.errors import require
+
+
+class Linear(nn.Module):
+    """y = x W^T + b, with one set of weights or one per agent.
+
+    Args:
+        weight: (outputs, inputs), or (C, outputs, inputs) for C copies of the weights.
+        bias: (outputs,), or (C, outputs).
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x: (..., inputs), or (..., C, inputs) with copies. Returns: the same with outputs last."""
+        if self.weight.dim() == 2:
+            return F.linear(x, self.weight, self.bias)
+        x_CRI = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)
+        y_CRO = torch.baddbmm(self.bias[:, None], x_CRI, self.weight.transpose(1, 2))
+        return y_CRO.transpose(0, 1).reshape(*x.shape[:-1], -1)
+
+
+def linear(
+    inputs: int,
+    outputs: int,
+    *,
+    generator: torch.Generator,
+    copies: int | None = None,
+    gain: float | None = None,
+    sparsity: str | None = None,
+) -> Linear:
+    """Make a linear layer.
+
+    Args:
+        inputs, outputs: features, >= 1.
+        generator: source of the initial weights.
+        copies: None for one set of weights, or the number of independent sets (C >= 1); set c is
+            applied to x[..., c, :].
+        gain: None: weights and biases uniform on +-1/sqrt(inputs) (the default of torch.nn.Linear).
+            A number > 0: orthogonal weights times it, zero biases.
+        sparsity: name of the sparse form; None is dense, the only form there is.
+
+    Raises:
+        FieldError: a sparse form was asked for.
+    """
+    require(sparsity is None, "sparsity", sparsity, "give null: dense layers are the only form there is")
+    lead = () if copies is None else (copies,)
+    weight, bias = torch.empty(*lead, outputs, inputs), torch.zeros(*lead, outputs)
+    if gain is None:
+        bound = 1.0 / math.sqrt(inputs)
+        weight.uniform_(-bound, bound, generator=generator)
+        bias.uniform_(-bound, bound, generator=generator)
+    else:
+        for matrix in weight.reshape(-1, outputs, inputs):
+            nn.init.orthogonal_(matrix, gain, generator=generator)
+    return Linear(weight, bias)

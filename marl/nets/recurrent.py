@@ -1,0 +1,96 @@
+"""Recurrent cores over whole sequences with resets, and over single steps.
+
+| symbol | name here | meaning |
+|---|---|---|
+| x_t | x_BTNI | input |
+| h_t | h_BTNH | state after entry t |
+| r, z, n | r, z, n | reset gate, update gate, candidate |
+
+GRU (Cho et al. 2014 in the form of cuDNN and torch.nn.GRUCell):
+r = sigma(W_ir x + b_ir + W_hr h + b_hr), z = sigma(W_iz x + b_iz + W_hz h + b_hz),
+n = tanh(W_in x + b_in + r * (W_hn h + b_hn)), h' = (1 - z) * n + z * h.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from marl.nets.linear import Linear, linear
+
+
+class GRU(nn.Module):
+    """Gated recurrent unit; gate order r, z, n as in torch.
+
+    CHOICE: weights and biases are uniform on +-1/sqrt(H), the default of torch.nn.GRUCell (PyMARL).
+
+    Args:
+        inputs: input features I.
+        hidden: state features H.
+        generator: source of the initial weights.
+        copies: None for one set of weights, or one per agent (then N must equal it).
+        sparsity: as in `marl.nets.linear`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        *,
+        generator: torch.Generator,
+        copies: int | None = None,
+        sparsity: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.input = linear(inputs, 3 * hidden, generator=generator, copies=copies, sparsity=sparsity)
+        self.recurrent = linear(hidden, 3 * hidden, generator=generator, copies=copies, sparsity=sparsity)
+        bound = hidden**-0.5
+        for p in self.parameters():
+            nn.init.uniform_(p, -bound, bound, generator=generator)
+
+    def step(self, x_BNI: Tensor, h_BNH: Tensor) -> Tensor:
+        """The state after one entry, (B, N, H)."""
+        return _cell(self.input(x_BNI), self.recurrent, h_BNH)
+
+    def forward(self, x_BTNI: Tensor, start_BT: Tensor) -> Tensor:
+        """States after every entry of every sequence.
+
+        Args:
+            x_BTNI: inputs.
+            start_BT: bool; True where the state before the entry is zero. The state before entry 0 is
+                always zero.
+
+        Returns:
+            h_BTNH.
+        """
+        return gru_sequence(self.input(x_BTNI), self.recurrent, start_BT)
+
+
+def gru_sequence(gates_BTNG: Tensor, recurrent: Linear, start_BT: Tensor) -> Tensor:
+    """The recurrence, as plain torch operations: the reference of the native kernel.
+
+    Args:
+        gates_BTNG: W_i x + b_i of all entries, G = 3H in the order r, z, n.
+        recurrent: the layer W_h, b_h.
+        start_BT: bool; True where the state before the entry is zero.
+
+    Returns:
+        h_BTNH: states after every entry.
+    """
+    B, _, N, G = gates_BTNG.shape
+    h_BNH = gates_BTNG.new_zeros(B, N, G // 3)
+    keep_TB = (~start_BT).to(gates_BTNG.dtype).t()
+    states = []
+    for gates_BNG, keep_B in zip(gates_BTNG.unbind(1), keep_TB.unbind(0), strict=True):
+        h_BNH = _cell(gates_BNG, recurrent, h_BNH * keep_B[:, None, None])
+        states.append(h_BNH)
+    return torch.stack(states, 1)
+
+
+def _cell(gates_BNG: Tensor, recurrent: Linear, h_BNH: Tensor) -> Tensor:
+    ir, iz, i_n = gates_BNG.chunk(3, -1)
+    hr, hz, hn = recurrent(h_BNH).chunk(3, -1)
+    r, z = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
+    n = torch.tanh(i_n + r * hn)
+    return n + z * (h_BNH - n)

@@ -1,0 +1,15 @@
+"""What teams that learn action values share: methods differ only in how they mix them."""
+
+from marl.value.config import ValueConfig
+from marl.value.returns import double_q_actions, lambda_returns, nstep_returns, td_loss
+from marl.value.team import Joint, QTeam
+
+__all__ = [
+    "Joint",
+    "QTeam",
+    "ValueConfig",
+    "double_q_actions",
+    "lambda_returns",
+    "nstep_returns",
+    "td_loss",
+]

@@ -1,0 +1,242 @@
+"""A team of recurrent action-value learners; the mixer makes the method.
+
+| symbol | name here | meaning |
+|---|---|---|
+| Q_i(tau_i, u_i) | q_BTN | value of agent i's chosen action given its history |
+| Q_tot | value_BTM | joint value (M = 1), or the agents' own values (M = N) |
+| theta, theta^- | online, target | parameters, and their delayed copy |
+| y_t | target_BTM | learning target: `marl.value.returns` |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marl.errors import MarlError, NonFiniteError
+from marl.nets import FlatParameters
+from marl.rng import Rng, Stream
+from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
+from marl.value.config import ValueConfig
+from marl.value.explore import epsilon_greedy
+from marl.value.network import RecurrentQ
+from marl.value.returns import double_q_actions, lambda_returns, nstep_returns, td_loss
+
+
+@dataclass(kw_only=True)
+class Joint:
+    """What a mixer may look at. A mixer is a module that maps it to Q_tot (B, T, 1), or to (B, T, N)."""
+
+    q_BTN: Tensor  # Q_i of the chosen actions
+    actions_BTN: Tensor  # int64, the chosen actions
+    q_BTNA: Tensor  # Q_i of all actions
+    avail_BTNA: Tensor  # bool
+    state_BTS: Tensor
+
+
+class _Networks(nn.Module):
+    """Everything that is learned: the agents' network and the mixer."""
+
+    def __init__(self, agents: RecurrentQ, mixer: nn.Module) -> None:
+        super().__init__()
+        self.agents, self.mixer = agents, mixer
+
+
+class QTeam:
+    """Recurrent Q-learning with target networks, double Q and epsilon-greedy acting.
+
+    Args:
+        spec: the world; Discrete actions and a team or per-agent reward.
+        config: hyper-parameters.
+        make_mixer: builds the mixer from a generator of initial weights.
+        rng: source of the initial weights.
+        device: where networks live and batches arrive.
+
+    Raises:
+        MarlError: the world's actions are not discrete, or its reward is a vector.
+    """
+
+    extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored beside actions
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        config: ValueConfig,
+        make_mixer: Callable[[torch.Generator], nn.Module],
+        *,
+        rng: Rng,
+        device: torch.device,
+    ) -> None:
+        if not spec.discrete:
+            raise MarlError(f"env={spec.name} has continuous actions: Q-learning teams need discrete ones")
+        if spec.reward == "vector":
+            raise MarlError(f"env={spec.name} has a vector reward: Q-learning teams need a scalar one")
+        self.spec, self.config, self.device = spec, config, device
+        self.updates = 0
+        self.online = self._make(make_mixer, rng.torch("init")).to(device)
+        self.target = self._make(make_mixer, torch.Generator()).to(device).requires_grad_(False)
+        self._online, self._target = FlatParameters(self.online), FlatParameters(self.target)
+        self._target.vector.data.copy_(self._online.vector.data)
+        self.optimiser = _optimiser(self._online.vector, config)
+
+    def _make(
+        self, make_mixer: Callable[[torch.Generator], nn.Module], generator: torch.Generator
+    ) -> _Networks:
+        return _Networks(RecurrentQ(self.spec, self.config, generator), make_mixer(generator))
+
+    # Acting
+
+    def initial_carry(self, rows: int) -> Carry:
+        N, H = self.spec.n_agents, self.config.hidden
+        return {
+            "hidden_BNH": torch.zeros(rows, N, H, device=self.device),
+            "last_action_BN": torch.full((rows, N), -1, device=self.device),
+        }
+
+    @torch.no_grad()
+    def act(
+        self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
+    ) -> Act:
+        q_BNA, h_BNH = self.online.agents.step(ts.obs_BNO, carry["last_action_BN"], carry["hidden_BNH"])
+        actions_BN = epsilon_greedy(q_BNA, ts.avail_BNA, rng, explore)
+        return Act(actions_BN=actions_BN, carry={"hidden_BNH": h_BNH, "last_action_BN": actions_BN})
+
+    def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
+        return self.online.agents.step(ts.obs_BNO, carry["last_action_BN"], carry["hidden_BNH"])[0]
+
+    def joint_value(self, ts: TimeStep, carry: Carry, actions_BN: Tensor) -> Tensor:
+        """Q_tot of the joint actions (B, 1), or the agents' own values (B, N)."""
+        q_BTNA = self.scores(ts, carry)[:, None]
+        rest = actions_BN[:, None], ts.avail_BNA[:, None], ts.state_BS[:, None]
+        return self._mix(self.online, q_BTNA, *rest)[:, 0]
+
+    # Learning
+
+    def update(self, batch: Batch, *, rng: Stream) -> dict[str, Tensor]:
+        """One optimiser step on the TD loss of all filled entries.
+
+        Raises:
+            NonFiniteError: loss or gradient is NaN or infinite; nothing was changed.
+        """
+        value_BTM, target_BTM = self._values_and_targets(batch)
+        loss = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
+        self._online.grad.zero_()
+        loss.backward()
+        norm = self._step(loss.detach())
+        filled_BT1 = batch.filled_BT[:, :, None]
+        count = (filled_BT1.sum() * value_BTM.shape[-1]).clamp(min=1)
+        return {
+            "loss": loss.detach(),
+            "grad_norm": norm,
+            "value": torch.where(filled_BT1, value_BTM.detach(), 0.0).sum() / count,
+            "target": torch.where(filled_BT1, target_BTM, 0.0).sum() / count,
+        }
+
+    def _values_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Q of the actions taken, differentiable, and their targets; both (B, T, M)."""
+        c = self.config
+        inputs = batch.obs_BTNO, batch.last_actions_BTN, batch.start_BT
+        q_BTNA = self.online.agents(*inputs)
+        actions_BTN = torch.where(batch.filled_BT[:, :, None], batch.actions_BTN, 0)
+        value_BTM = self._mix(self.online, q_BTNA, actions_BTN, batch.avail_BTNA, batch.state_BTS)
+        with torch.no_grad():
+            target_q_BTNA = self.target.agents(*inputs)
+            chooser = q_BTNA if c.double_q else target_q_BTNA
+            best_BTN = double_q_actions(chooser, batch.avail_BTNA)
+            future_BTM = self._mix(self.target, target_q_BTNA, best_BTN, batch.avail_BTNA, batch.state_BTS)
+            ends = batch.terminated_BT, batch.filled_BT
+            reward_BTM = self._reward(batch, value_BTM.shape[-1])
+            if c.returns == "lambda":
+                target_BTM = lambda_returns(reward_BTM, future_BTM, *ends, gamma=c.gamma, trace=c.trace)
+            else:
+                target_BTM = nstep_returns(reward_BTM, future_BTM, *ends, gamma=c.gamma, steps=c.steps)
+        return value_BTM, target_BTM
+
+    @staticmethod
+    def _mix(
+        nets: _Networks, q_BTNA: Tensor, actions_BTN: Tensor, avail_BTNA: Tensor, state_BTS: Tensor
+    ) -> Tensor:
+        joint = Joint(
+            q_BTN=q_BTNA.gather(-1, actions_BTN[..., None]).squeeze(-1),
+            actions_BTN=actions_BTN,
+            q_BTNA=q_BTNA,
+            avail_BTNA=avail_BTNA,
+            state_BTS=state_BTS,
+        )
+        return nets.mixer(joint)
+
+    @staticmethod
+    def _reward(batch: Batch, M: int) -> Tensor:
+        """Rewards (B, T, M). CHOICE: a joint value of a world with rewards per agent learns their sum."""
+        if batch.reward_BT is not None:
+            return batch.reward_BT[:, :, None].expand(-1, -1, M)
+        assert batch.agent_reward_BTN is not None
+        return batch.agent_reward_BTN if M > 1 else batch.agent_reward_BTN.sum(-1, keepdim=True)
+
+    def _step(self, loss: Tensor) -> Tensor:
+        """Clip, step, move the target; returns the gradient's norm before clipping."""
+        norm = torch.linalg.vector_norm(self._online.grad)
+        if not torch.isfinite(loss):
+            raise NonFiniteError("loss")
+        if not torch.isfinite(norm):
+            raise NonFiniteError("gradient")
+        shrink = self.config.max_grad_norm / (norm + 1e-6)  # 1e-6 as in torch.nn.utils.clip_grad_norm_
+        self._online.grad.mul_(shrink.clamp(max=1.0))
+        self.optimiser.step()
+        self.updates += 1
+        if self.updates % self.config.target_every == 0:
+            self._target.vector.data.lerp_(self._online.vector.data, self.config.target_tau)
+        return norm
+
+    # Persistence
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, targets, optimiser statistics and counters: all that `update` and `act` depend on."""
+        statistics = self.optimiser.state.get(self._online.vector, {})
+        return {
+            "networks": _tensors(self.online),
+            "targets": _tensors(self.target),
+            "optimisers": {"online": {name: value.clone() for name, value in statistics.items()}},
+            "counters": {"updates": self.updates},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore, after which acting and learning go on bit for bit.
+
+        Raises:
+            MarlError: a tensor is missing, unknown or of another shape.
+        """
+        for module, part in ((self.online, "networks"), (self.target, "targets")):
+            _load(module, state[part], part)
+        self.optimiser.state.clear()
+        if statistics := state["optimisers"]["online"]:
+            self.optimiser.state[self._online.vector] = {k: v.clone() for k, v in statistics.items()}
+        self.updates = int(state["counters"]["updates"])
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {name: p.detach().clone() for name, p in module.named_parameters()}
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
+    wanted = dict(module.named_parameters())
+    if wrong := wanted.keys() ^ tensors.keys():
+        names = ", ".join(sorted(wrong))
+        raise MarlError(f"{part} of another method or configuration: {names} not on both sides")
+    for name, p in wanted.items():
+        if p.shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, wanted {tuple(p.shape)}"
+            raise MarlError(f"{part}: {name} has shape {shapes}: use the configuration it was saved with")
+        p.data.copy_(tensors[name])
+
+
+def _optimiser(vector: Tensor, config: ValueConfig) -> torch.optim.Optimizer:
+    if config.optimiser == "adam":
+        return torch.optim.Adam([vector], lr=config.learning_rate, eps=config.optimiser_eps)
+    return torch.optim.RMSprop(
+        [vector], lr=config.learning_rate, alpha=config.rmsprop_alpha, eps=config.optimiser_eps
+    )
