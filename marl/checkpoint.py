@@ -1,0 +1,296 @@
+"""Everything a run is, on disk: one function writes it, one reads it, and reading runs no code.
+
+A checkpoint is a folder `<run>/checkpoints/<step>/`:
+
+    meta.json                  schema, step, the caller's info, the state's tree, hashes of all files
+    <part>.safetensors         the tensors of one part: agent.networks, agent.optimisers, env, ...
+    memory/<segment>.safetensors   the memory's content; only the newest checkpoint keeps it
+
+The folder is written under a temporary name, every file and folder is fsynced, then it is renamed.
+A segment that the previous checkpoint holds already is hard-linked, not written again. Only JSON
+and safetensors are ever parsed, and nothing is parsed before its hash was checked.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+from safetensors import SafetensorError
+from torch import Tensor
+
+from marl import files, tree
+from marl.errors import CorruptFileError
+
+SCHEMA = 1
+KIND = "marl checkpoint"
+_SEGMENT = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,120}")
+_SPLIT = "agent"  # this part of the state gets one file per key: networks, targets, optimisers, ...
+
+Segments = Mapping[str, Callable[[], dict[str, Tensor]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Saved:
+    """A checkpoint that was read and whose every file matched its hash.
+
+    Args:
+        path: its folder.
+        step: team steps at which it was written.
+        info: what the writer said about the run (config, counters, versions, ...).
+        state: the nested state; tensors are on the CPU.
+        segments: names of the memory's segments.
+    """
+
+    path: Path
+    step: int
+    info: dict[str, Any]
+    state: dict[str, Any]
+    segments: tuple[str, ...]
+
+    def read_segment(self, name: str) -> dict[str, Tensor]:
+        """The tensors of one memory segment."""
+        meta = _read_meta(self.path)
+        file = self.path / "memory" / f"{name}.safetensors"
+        if name not in meta["memory"]:
+            raise CorruptFileError(file, "the checkpoint's meta.json does not list it")
+        return _parse(file, _read_checked(file, meta["memory"][name]))
+
+
+def write(
+    run: Path,
+    step: int,
+    state: Mapping[str, Any],
+    segments: Segments,
+    *,
+    info: Mapping[str, Any],
+    keep: int = 1,
+) -> Path:
+    """Write a checkpoint and remove those it replaces.
+
+    Args:
+        run: the run's folder.
+        step: team steps so far; names the checkpoint. One that exists whole is left alone.
+        state: nested dicts and lists of tensors, numbers, text, None.
+        segments: memory content by name; a name stands for one content for ever.
+        info: plain data about the run, stored beside the state.
+        keep: how many of the newest checkpoints stay, 1 or more.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        MarlError: the disk is full; what was there before is untouched.
+    """
+    folder = run / "checkpoints" / str(step)
+    files.make_folder(folder.parent)
+    files.sweep(folder.parent)
+    if folder.exists():
+        try:
+            _check(folder)
+            return folder
+        except CorruptFileError:
+            set_aside(folder)
+    previous = next(iter(_steps(run)), None)
+    with files.atomic_folder(folder) as temporary:
+        skeleton, parts = _split_parts(state)
+        meta = {
+            "kind": KIND,
+            "schema": SCHEMA,
+            "step": step,
+            "info": tree.encode(dict(info)),
+            "state": skeleton,
+            "files": {
+                f"{n}.safetensors": _write(temporary / f"{n}.safetensors", t) for n, t in parts.items()
+            },
+            "memory": _write_memory(temporary / "memory", segments, previous),
+        }
+        meta["sha256"] = files.sha256(_dump(meta))  # of everything above
+        files.write(temporary / "meta.json", _dump(meta))
+    _prune(run, keep)
+    return folder
+
+
+def read(path: Path, *, memory: bool = True) -> Saved:
+    """Read a checkpoint; every file is hashed before it is parsed, and no code of it is run.
+
+    Args:
+        path: the checkpoint's folder.
+        memory: whether the memory's segments must be there and whole; False to read only a policy.
+
+    Raises:
+        CorruptFileError: names the file that is missing, damaged or foreign.
+    """
+    meta = _check(path, memory=memory)
+    tensors: dict[str, Tensor] = {}
+    for name, entry in meta["files"].items():
+        part = name.removesuffix(".safetensors")
+        for key, value in _parse(path / name, _read_checked(path / name, entry)).items():
+            tensors[f"{part}:{key}"] = value
+    try:
+        state, info = tree.decode(meta["state"], tensors), tree.decode(meta["info"], {})
+    except (KeyError, TypeError, ValueError) as error:
+        raise CorruptFileError(path / "meta.json", f"its tree does not fit its files ({error})") from error
+    return Saved(path=path, step=meta["step"], info=info, state=state, segments=tuple(meta["memory"]))
+
+
+def latest(run: Path, *, memory: bool = True) -> tuple[Saved | None, list[str]]:
+    """The newest checkpoint that is whole.
+
+    Returns:
+        The checkpoint, or None where the run has none at all, and one sentence per newer checkpoint
+        that had to be skipped.
+
+    Raises:
+        CorruptFileError: there are checkpoints and none of them is whole.
+    """
+    skipped: list[str] = []
+    error: CorruptFileError | None = None
+    for path in _steps(run):
+        try:
+            return read(path, memory=memory), skipped
+        except CorruptFileError as corrupt:
+            skipped.append(f"checkpoint {path.name} was skipped: {corrupt}")
+            error = error or corrupt
+    if error is not None:
+        raise error
+    return None, skipped
+
+
+def set_aside(path: Path) -> None:
+    """Rename a damaged checkpoint so that it is no candidate any more, but still there to look at."""
+    target = path.with_name(f"damaged-{path.name}")
+    files.remove_folder(target)
+    files.adopt(path, target)
+
+
+def steps(run: Path) -> list[int]:
+    """Steps of the run's checkpoints, newest first."""
+    return [int(path.name) for path in _steps(run)]
+
+
+def _steps(run: Path) -> list[Path]:
+    folder = run / "checkpoints"
+    found = [p for p in folder.iterdir() if p.name.isdecimal() and p.is_dir()] if folder.is_dir() else []
+    return sorted(found, key=lambda p: int(p.name), reverse=True)
+
+
+def _prune(run: Path, keep: int) -> None:
+    """Delete checkpoints beyond `keep`, and the memory of all but the newest."""
+    for index, path in enumerate(_steps(run)):
+        if index >= keep:
+            files.remove_folder(path)
+        elif index > 0:
+            files.remove_folder(path / "memory")
+
+
+def _split_parts(state: Mapping[str, Any]) -> tuple[Any, dict[str, dict[str, Tensor]]]:
+    """The state's tree without tensors, and the tensors of each part."""
+    parts: dict[str, dict[str, Tensor]] = {}
+
+    def place(path: tuple[str, ...], tensor: Tensor) -> str:
+        depth = 2 if path[0] == _SPLIT and len(path) > 2 else 1
+        part, key = ".".join(path[:depth]), "/".join(path[depth:]) or "value"
+        entries = parts.setdefault(part, {})
+        while key in entries:  # the keys 1 and "1" of one dict
+            key += "'"
+        entries[key] = tensor
+        return f"{part}:{key}"
+
+    return tree.encode(dict(state), place), parts
+
+
+def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
+    """Write one safetensors file; returns its size and hash."""
+    # A clone of its own for each: safetensors refuses views that share memory.
+    data = safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
+    files.write(path, data)
+    return {"bytes": len(data), "sha256": files.sha256(data)}
+
+
+def _write_memory(folder: Path, segments: Segments, previous: Path | None) -> dict[str, dict[str, Any]]:
+    """Link the segments that the previous checkpoint has, write the others."""
+    if not segments:
+        return {}
+    files.make_folder(folder)
+    old: dict[str, Any] = {}
+    if previous is not None:
+        try:
+            old = _read_meta(previous)["memory"]
+        except CorruptFileError:
+            old = {}
+    out: dict[str, dict[str, Any]] = {}
+    for name, content in segments.items():
+        if _SEGMENT.fullmatch(name) is None:
+            raise ValueError(f"segment name {name!r}: letters, digits, '_', '-' and '.' only")
+        source = previous / "memory" / f"{name}.safetensors" if previous is not None else None
+        if name in old and source is not None and source.is_file():
+            files.link(source, folder / source.name)
+            out[name] = old[name]
+        else:
+            out[name] = _write(folder / f"{name}.safetensors", content())
+    return out
+
+
+def _dump(meta: Mapping[str, Any]) -> bytes:
+    return json.dumps(meta, allow_nan=False, separators=(",", ":")).encode()
+
+
+def _read_meta(path: Path) -> dict[str, Any]:
+    """meta.json, if it is ours and unchanged to the last byte."""
+    file = path / "meta.json"
+    try:
+        raw = file.read_bytes()
+        meta = json.loads(raw)
+    except OSError as error:
+        raise CorruptFileError(file, error.strerror or "it cannot be read") from error
+    except (ValueError, RecursionError) as error:
+        raise CorruptFileError(file, "it is not JSON") from error
+    if not isinstance(meta, dict) or meta.get("kind") != KIND:
+        raise CorruptFileError(file, "it is not a checkpoint of this program")
+    if meta.get("schema") != SCHEMA:
+        raise CorruptFileError(file, f"it has schema {meta.get('schema')!r}, this version reads {SCHEMA}")
+    body = {k: v for k, v in meta.items() if k != "sha256"}
+    if meta.get("sha256") != files.sha256(_dump(body)) or raw != _dump(meta):
+        raise CorruptFileError(file, "its content does not match its hash")
+    return meta
+
+
+def _check(path: Path, *, memory: bool = True) -> dict[str, Any]:
+    """meta.json, after every file it lists was found with the size and hash it says."""
+    meta = _read_meta(path)
+    if str(meta["step"]) != path.name:
+        raise CorruptFileError(path / "meta.json", f"it is of step {meta['step']}, the folder of {path.name}")
+    listed = {path / name: entry for name, entry in meta["files"].items()}
+    if memory:
+        listed |= {path / "memory" / f"{name}.safetensors": entry for name, entry in meta["memory"].items()}
+    for file, entry in listed.items():
+        if _SEGMENT.fullmatch(file.name) is None:
+            raise CorruptFileError(path / "meta.json", f"it lists the foreign name {file.name!r}")
+        _read_checked(file, entry)
+    return meta
+
+
+def _read_checked(file: Path, entry: Mapping[str, Any]) -> bytes:
+    """The file's bytes, if size and hash are as listed."""
+    try:
+        data = file.read_bytes()
+    except OSError as error:
+        raise CorruptFileError(file, error.strerror or "it cannot be read") from error
+    if len(data) != entry["bytes"]:
+        raise CorruptFileError(file, f"it has {len(data)} bytes, meta.json says {entry['bytes']}")
+    if files.sha256(data) != entry["sha256"]:
+        raise CorruptFileError(file, "its content does not match its hash")
+    return data
+
+
+def _parse(file: Path, data: bytes) -> dict[str, Tensor]:
+    try:
+        return safetensors.torch.load(data)
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise CorruptFileError(file, f"it is not a safetensors file ({error})") from error
