@@ -57,7 +57,8 @@ def test_mp4_keeps_pictures(tmp_path):
     frames = _frames(width=131)  # an odd width loses its last column
     path = video.mp4(frames, tmp_path / "a.mp4", fps=10)
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-v", "error", "-i", str(path)]
-    raw = subprocess.run([*command, "-f", "rawvideo", "-pix_fmt", "rgb24", "-"], capture_output=True, check=True)
+    command += ["-f", "rawvideo", "-pix_fmt", "rgb24", "-"]
+    raw = subprocess.run(command, capture_output=True, check=True)
     read = np.frombuffer(raw.stdout, np.uint8).reshape(12, 96, 130, 3)
     assert np.abs(read.astype(int) - np.stack(frames)[:, :, :130]).mean() < 6.0
     assert [p.name for p in tmp_path.iterdir()] == ["a.mp4"]
