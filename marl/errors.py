@@ -29,10 +29,11 @@ class NonFiniteError(MarlError):
 
     Args:
         tensor: name of the tensor.
+        detail: what else the user should know, as a sentence without its full stop.
     """
 
-    def __init__(self, tensor: str) -> None:
-        super().__init__(f"{tensor} is NaN or infinite")
+    def __init__(self, tensor: str, detail: str = "") -> None:
+        super().__init__(f"{tensor} is NaN or infinite" + (f": {detail}" if detail else ""))
         self.tensor = tensor
 
 
