@@ -60,6 +60,7 @@ def lambda_returns(
     future_BT1 = gamma * (~terminated_BT[:, :-1, None]).to(value_BTM.dtype)
     trace_BT1 = trace * filled_BT[:, 1:, None].to(value_BTM.dtype)
     base_BTM = reward_BTM[:, :-1] + future_BT1 * (1.0 - trace_BT1) * next_BTM
+    base_BTM = torch.where(filled_BT[:, :-1, None], base_BTM, 0.0)  # 0 * NaN of padding would spread
     decay_BT1 = future_BT1 * trace_BT1
     returned = torch.zeros_like(value_BTM[:, 0])
     out = [returned]
