@@ -8,11 +8,14 @@ nothing half written.
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
+import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from marl.errors import MarlError
 
@@ -80,6 +83,11 @@ def write_atomic(path: Path, data: bytes) -> None:
     temporary = path.with_name(f"{TEMPORARY}{os.getpid()}-{path.name}")
     write(temporary, data)
     adopt(temporary, path)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Replace the file by one line of JSON."""
+    write_atomic(path, json.dumps(value, allow_nan=False).encode() + b"\n")
 
 
 def adopt(temporary: Path, path: Path) -> None:
@@ -181,6 +189,24 @@ def sweep(folder: Path) -> None:
                 remove_folder(path)
             else:
                 os.unlink(path)
+
+
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """Own a folder while the block runs; the system frees it when the process ends, however it ends.
+
+    Raises:
+        MarlError: another process owns it.
+    """
+    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            raise MarlError(f"another process is running in {folder}: wait for it or end it first") from error
+        yield
+    finally:
+        os.close(handle)
 
 
 class LineFile:

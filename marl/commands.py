@@ -1,0 +1,183 @@
+"""The commands of `marl`: read the words, call the module that does the work.
+
+Nothing heavy is imported before a command needs it: `marl --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from marl.errors import FieldError, MarlError
+
+HELP = """marl: train, evaluate and compare teams of learning agents
+
+usage: marl <command> key=value ...
+
+  train       marl train env=battle/3m agent=qmix          train one team
+              marl train agent=vdn seeds=0-4 workers=2     one run per seed; -m also takes agent=vdn,qmix
+              marl train resume=runs/<run_id>              continue a run, bit for bit
+  evaluate    marl evaluate run=runs/<run_id> episodes=320 measure a trained team
+  study       marl study study.yaml                        run a grid of runs, resumable
+
+'marl <command> --help' lists the settings of a command."""
+
+_TRAIN_HELP = """marl train key=value ...: train one team, or several with seeds= or -m
+
+  {groups}
+
+  run_id, runs_dir, seed, device, threads, num_envs, total_steps, evaluation.every_steps, checkpoint.every_steps,
+  logger.wandb, video ...: marl/conf/train.yaml has them all, with defaults; a component's own settings are the
+  fields of its Config (env.map=8m, agent.<field>=..., loop.<field>=...).
+
+  seeds=0-9 or seeds=0,3,5   one run per seed, by worker processes (workers=<n>)
+  -m                         one run per value: agent=vdn,qmix
+  resume=<run folder>        continue a run; total_steps may be raised
+  trust=[package]            allow _target_ to name classes of that package"""
+
+_EVALUATE_HELP = """marl evaluate run=<run folder> key=value ...: measure a trained team
+
+  run=<folder>     the run; its newest checkpoint is used, or checkpoint=<step>
+  episodes=320     how many, 1 or more
+  seed=<n>         other episodes than the run's own final evaluation
+  explore=0        0 acts greedily, 1 as the policy samples
+  device=cpu, threads=<n>, trust=[package]"""
+
+_STUDY_HELP = """marl study <file.yaml> key=value ...: run a grid of runs; started again, it goes on where it stopped
+
+  workers=<n>      runs at a time
+  threads=<n>      threads of each run
+  runs_dir=<path>  where run folders are made
+  seeds=0-9        other seeds than the file's
+
+  The file's settings are described at the top of marl/study.py."""
+
+
+def unknown_command(word: str, known: Iterable[str]) -> MarlError:
+    """One sentence for a command that does not exist."""
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=1)
+    hint = f"did you mean {near[0]}? " if near else ""
+    return MarlError(f"there is no command {word!r}: {hint}commands are {', '.join(names)}")
+
+
+def take(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], list[str]]:
+    """Split off `name=value` words whose values are read literally (paths may hold '=')."""
+    taken: dict[str, str] = {}
+    rest: list[str] = []
+    for word in words:
+        name, equals, value = word.partition("=")
+        if equals and name in names:
+            taken[name] = value
+        else:
+            rest.append(word)
+    return taken, rest
+
+
+def whole(name: str, text: str, low: int) -> int:
+    """A whole number of at least `low` from a command line word."""
+    if not text.isdecimal() or int(text) < low:
+        raise FieldError(name, text, f"give a whole number of {low} or more")
+    return int(text)
+
+
+def _wants_help(words: Sequence[str], text: str) -> bool:
+    if any(word in ("-h", "--help") for word in words):
+        print(text)
+        return True
+    return False
+
+
+def train(words: Sequence[str]) -> None:
+    """`marl train`."""
+    from marl import compose
+
+    if any(word in ("-h", "--help") for word in words):
+        groups = "\n  ".join(f"{g}={' | '.join(compose.options(g))}" for g in compose.GROUPS)
+        print(_TRAIN_HELP.format(groups=groups))
+        return
+    taken, rest = take(words, ("resume", "seeds", "workers"))
+    multirun = any(word in ("-m", "--multirun") for word in rest)
+    overrides = [word for word in rest if word not in ("-m", "--multirun")]
+    if "resume" in taken:
+        _resume(Path(taken["resume"]), taken, overrides)
+        return
+    jobs = compose.expand(overrides, seeds=taken.get("seeds", ""), multirun=multirun)
+    if len(jobs) == 1:
+        cfg = compose.compose(jobs[0])
+        from marl import train as trainer
+
+        trainer.run(cfg)
+        return
+    from marl import study as runner
+
+    workers = whole("workers", taken["workers"], 1) if "workers" in taken else None
+    runner.run(runner.from_jobs(jobs), workers=workers)
+
+
+def _resume(folder: Path, taken: dict[str, str], overrides: Sequence[str]) -> None:
+    for name in ("seeds", "workers"):
+        if name in taken:
+            raise FieldError(name, taken[name], "a resumed run has one seed and one process; leave it out")
+    from marl import train as trainer
+
+    cfg, saved, skipped = trainer.resume(folder, overrides)
+    for sentence in skipped:
+        print(f"marl: {sentence}", file=sys.stderr)
+    trainer.run(cfg, saved)
+
+
+def evaluate(words: Sequence[str]) -> None:
+    """`marl evaluate`."""
+    if _wants_help(words, _EVALUATE_HELP):
+        return
+    names = ("run", "episodes", "seed", "explore", "checkpoint", "device", "threads", "trust")
+    taken, rest = take(words, names)
+    if rest:
+        raise MarlError(f"{rest[0].split('=')[0]} is not a setting of marl evaluate: use {', '.join(names)}")
+    if "run" not in taken:
+        raise MarlError("run is missing: give run=<run folder>")
+    from marl import measure
+
+    measure.evaluate_run(
+        Path(taken["run"]),
+        episodes=whole("episodes", taken.get("episodes", "320"), 1),
+        seed=whole("seed", taken["seed"], 0) if "seed" in taken else None,
+        explore=_share("explore", taken.get("explore", "0")),
+        step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
+        device=taken.get("device"),
+        threads=whole("threads", taken["threads"], 1) if "threads" in taken else None,
+        trust=tuple(t for t in taken.get("trust", "").strip("[]").split(",") if t),
+    )
+
+
+def _share(name: str, text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value <= 1:
+        raise FieldError(name, text, "give a number in [0, 1]")
+    return value
+
+
+def study(words: Sequence[str]) -> None:
+    """`marl study`."""
+    if _wants_help(words, _STUDY_HELP):
+        return
+    files = [word for word in words if "=" not in os.path.basename(word) and not word.startswith("-")]
+    if len(files) != 1:
+        raise MarlError("marl study takes one study file: marl study <file.yaml> key=value ...")
+    from marl import study as runner
+
+    settings = [word for word in words if word != files[0]]
+    taken, rest = take(settings, ("workers", "threads", "runs_dir", "seeds"))
+    given: dict[str, Any] = dict(taken)
+    for name in ("workers", "threads"):
+        if name in taken:
+            given[name] = whole(name, taken[name], 1)
+    runner.run(runner.from_file(Path(files[0]), rest, given))

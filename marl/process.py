@@ -1,0 +1,81 @@
+"""What a run does to its process: threads, determinism, signals and the global generators."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from marl.config import RunConfig
+from marl.errors import FieldError
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+def prepare_process(cfg: RunConfig) -> None:
+    """Threads, device and deterministic algorithms of this process."""
+    if cfg.device.startswith("cuda"):
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # what torch asks for to be deterministic
+        index = int(cfg.device.partition(":")[2] or 0)
+        if not torch.cuda.is_available() or index >= torch.cuda.device_count():
+            raise FieldError(
+                "device", cfg.device, f"{torch.cuda.device_count()} GPUs are seen; give device=cpu"
+            )
+    torch.set_num_threads(cfg.threads)
+    torch.use_deterministic_algorithms(True)
+    torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, only for bugs
+
+
+class Signals:
+    """Remembers the first SIGTERM or SIGINT; a second one acts as if this were not here."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._old: dict[int, Any] = {}
+
+    def __enter__(self) -> Signals:
+        if threading.current_thread() is threading.main_thread():
+            self._old = {n: signal.signal(n, self._receive) for n in SIGNALS}
+        return self
+
+    def _receive(self, number: int, frame: object) -> None:
+        self.received = number
+        self._restore()
+
+    def _restore(self) -> None:
+        for n, old in self._old.items():
+            signal.signal(n, old)
+        self._old = {}
+
+    def __exit__(self, *error: object) -> None:
+        self._restore()
+
+
+def global_state() -> dict[str, Any]:
+    """States of the global generators, for code that draws from them."""
+    version, internal, gauss = random.getstate()
+    kind, keys, position, has_gauss, cached = np.random.get_state(legacy=True)  # noqa: NPY002
+    state = {
+        "python": [version, list(internal), gauss],
+        "numpy": [str(kind), [int(k) for k in keys], int(position), int(has_gauss), float(cached)],
+        "torch": torch.get_rng_state(),
+    }
+    if torch.cuda.is_available():
+        state["cuda"] = list(torch.cuda.get_rng_state_all())
+    return state
+
+
+def set_global_state(state: Mapping[str, Any]) -> None:
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
+    torch.set_rng_state(state["torch"])
+    if "cuda" in state and torch.cuda.device_count() == len(state["cuda"]):
+        torch.cuda.set_rng_state_all(state["cuda"])

@@ -1,0 +1,327 @@
+"""One run, from its config to results.json.
+
+`run` builds env, agent and loop, drives the loop, and between two of its iterates evaluates, logs,
+writes checkpoints and listens to signals. What is computed lives in the loop; what is written, here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from marl import checkpoint, config, files, report, results
+from marl.checkpoint import Saved
+from marl.config import RunConfig
+from marl.errors import FieldError, Interrupted, MarlError, NonFiniteError
+from marl.evaluate import evaluate
+from marl.loggers import Config as LoggerConfig
+from marl.loggers import JsonLines, Logger, jsonl, open_loggers
+from marl.process import Signals, global_state, prepare_process, set_global_state
+from marl.progress import Progress
+from marl.rng import Rng
+
+_MAY_CHANGE = (
+    "total_steps",
+    "checkpoint",
+    "logger",
+    "trust",
+    "video",
+)  # settings that a resume may give anew
+
+
+def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
+    """Train, evaluate and write the run's folder.
+
+    Args:
+        cfg: the run.
+        saved: checkpoint to continue from (from `resume`), or None to start.
+
+    Returns:
+        The content of results.json.
+
+    Raises:
+        Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
+        NonFiniteError: a loss or gradient was NaN or infinite; the state before it was written.
+        MarlError: the run exists already, the device is missing, the disk is full.
+    """
+    files.make_folder(cfg.folder)
+    with files.lock(cfg.folder), Signals() as signals:
+        if saved is None:
+            _refuse_existing(cfg)
+        prepare_process(cfg)
+        session = _Session(cfg, saved)
+        try:
+            session.train(signals)
+            return session.finish()
+        except NonFiniteError as error:
+            path = session.checkpoint()
+            session.write_results("failed", None)
+            detail = f"step {session.loop.steps}, {cfg.run_id} stopped; the state before it is in {path}"
+            raise NonFiniteError(error.tensor, detail) from error
+        except Interrupted:
+            session.write_results("interrupted", None)
+            raise
+        finally:
+            session.close()
+
+
+def resume(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Saved | None, list[str]]:
+    """The stored config of a run and its newest whole checkpoint.
+
+    Args:
+        folder: the run's folder.
+        overrides: settings to give anew; only those that keep the run what it is.
+
+    Returns:
+        The config, the checkpoint (None when the run was stopped before its first) and one sentence
+        per damaged checkpoint that was skipped.
+
+    Raises:
+        MarlError: the folder holds no run, or an override would make it another run.
+    """
+    folder = Path(folder)
+    saved, skipped = checkpoint.latest(folder)
+    if saved is not None:
+        node = dict(saved.info["config"])
+    elif (folder / "config.json").is_file():
+        node = jsonl.read(folder / "config.json")[0]
+    else:
+        raise FieldError("resume", str(folder), "there is no run in this folder; give the folder of a run")
+    trust = _change(node, overrides)
+    node["runs_dir"], node["run_id"] = str(folder.resolve().parent), folder.resolve().name
+    cfg = config.load(node, trust=trust)
+    if saved is not None and cfg.total_steps < saved.step:
+        fix = f"the run has made {saved.step} steps already; give at least as many"
+        raise FieldError("total_steps", cfg.total_steps, fix)
+    for path in (folder / "checkpoints" / str(step) for step in checkpoint.steps(folder)):
+        if saved is not None and int(path.name) > saved.step:
+            checkpoint.set_aside(path)
+    return cfg, saved, skipped
+
+
+def _change(node: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Apply `key=value` overrides to a stored config in place; returns the packages trusted now."""
+    from omegaconf import OmegaConf
+
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    assert isinstance(given, dict)
+    for key, value in given.items():
+        if key not in _MAY_CHANGE:
+            raise FieldError(
+                str(key), value, f"a resumed run keeps it; only {', '.join(_MAY_CHANGE)} may be given"
+            )
+        both = isinstance(value, dict) and isinstance(node.get(key), dict)
+        node[str(key)] = node[key] | value if both else value
+    return tuple(given.get("trust") or ())
+
+
+def _refuse_existing(cfg: RunConfig) -> None:
+    """A folder with a run in it is never written over."""
+    if (cfg.folder / "results.json").is_file() and results.read(cfg.folder)["status"] == "finished":
+        fix = "read its results.json, or give run_id=<another name> or seed=<another number>"
+        raise MarlError(f"{cfg.folder} holds this run, finished: {fix}")
+    if checkpoint.steps(cfg.folder):
+        raise MarlError(
+            f"{cfg.folder} holds this run, unfinished: continue it with 'marl train resume={cfg.folder}', "
+            "or give run_id=<another name>"
+        )
+
+
+@dataclasses.dataclass(kw_only=True)
+class _Schedule:
+    """What the trainer itself must remember; part of every checkpoint, all plain numbers."""
+
+    next_log: int
+    next_evaluation: int = 0
+    next_checkpoint: int
+    sums: dict[str, float] = dataclasses.field(default_factory=dict)  # train metrics since the last row
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    wall_s: float = 0.0  # seconds of training before this process
+    metrics_bytes: int = 0
+    evaluations_bytes: int = 0
+
+
+class _Session:
+    """Everything that is open while a run runs."""
+
+    def __init__(self, cfg: RunConfig, saved: Saved | None) -> None:
+        self.cfg, self.folder = cfg, cfg.folder
+        self.log_config = cfg.logger or LoggerConfig()
+        self.schedule = _Schedule(
+            next_log=self.log_config.every_steps, next_checkpoint=cfg.checkpoint.every_steps
+        )
+        rng = Rng(cfg.seed)
+        rng.seed_globals()
+        device = torch.device(cfg.device)
+        env = cfg.env.build(num_envs=cfg.num_envs, device=device, threads=cfg.threads)
+        self.agent = cfg.agent.build(spec=env.spec, rng=rng.child("agent"), device=device)
+        self.loop = cfg.loop.build(env=env, agent=self.agent, rng=rng.child("loop"))
+        if saved is not None:
+            self._restore(saved)
+        else:
+            files.write_json(self.folder / "config.json", cfg.to_dict())
+        self.metrics = JsonLines(self.folder / "metrics.jsonl", self.schedule.metrics_bytes)
+        self.evaluations = JsonLines(self.folder / "evaluations.jsonl", self.schedule.evaluations_bytes)
+        sinks = open_loggers(self.log_config, self.folder, cfg.run_id, cfg.to_dict())
+        self.loggers: list[Logger] = [self.metrics, *sinks]
+        self.progress = Progress(cfg.total_steps, self.loop.steps)
+        self._started, self._steps_at_start = time.monotonic(), self.loop.steps
+
+    @property
+    def wall_s(self) -> float:
+        """Seconds of training so far, over all parts of the run."""
+        return self.schedule.wall_s + time.monotonic() - self._started
+
+    def train(self, signals: Signals) -> None:
+        """Drive the loop to its last step; everything else happens between two iterates."""
+        s, cfg = self.schedule, self.cfg
+        while True:
+            self._after_iterate()
+            if signals.received is not None:
+                path = self.checkpoint()
+                name = signal.Signals(signals.received).name
+                done = f"{name} at step {self.loop.steps:,}: checkpoint {path} is written"
+                fix = f"continue with 'marl train resume={self.folder}'"
+                raise Interrupted(signals.received, f"{done}; {fix}")
+            if self.loop.steps >= cfg.total_steps:
+                return
+            for name, value in self.loop.iterate().items():
+                s.sums[name] = s.sums.get(name, 0.0) + value
+                s.counts[name] = s.counts.get(name, 0) + 1
+
+    def _after_iterate(self) -> None:
+        s, cfg, step = self.schedule, self.cfg, self.loop.steps
+        self.progress.advance(step)
+        if step >= s.next_log:
+            self._log_training()
+            s.next_log = _next(step, self.log_config.every_steps)
+        if step >= s.next_evaluation:
+            self._evaluate()
+            s.next_evaluation = _next(step, cfg.evaluation.every_steps)
+        if step >= s.next_checkpoint:
+            s.next_checkpoint = _next(step, cfg.checkpoint.every_steps)
+            self.checkpoint()
+
+    def _log_training(self) -> None:
+        """One row of means over the iterates since the last row."""
+        s, loop = self.schedule, self.loop
+        row = {_grouped(name): total / s.counts[name] for name, total in s.sums.items()}
+        row |= {"train/episodes": loop.episodes, "train/updates": loop.updates}
+        elapsed = time.monotonic() - self._started
+        row |= {
+            "time/wall_s": round(self.wall_s, 3),
+            "time/steps_per_s": round((loop.steps - self._steps_at_start) / max(elapsed, 1e-9), 1),
+        }
+        s.sums, s.counts = {}, {}
+        self._log(row)
+
+    def _log(self, row: Mapping[str, float]) -> None:
+        for logger in self.loggers:
+            logger.log(self.loop.steps, row)
+        self.progress.show(row)
+
+    def _evaluate(self) -> None:
+        """Measure the greedy policy on the same episodes each time."""
+        episodes = self._measure(self.cfg.evaluation.episodes, "evaluation")
+        self.evaluations.append({"step": self.loop.steps, "wall_s": round(self.wall_s, 3), **episodes})
+        self._log({f"eval/{name}": float(np.mean(values)) for name, values in episodes.items()})
+
+    def _measure(self, episodes: int, name: str) -> dict[str, list[float]]:
+        cfg = self.cfg
+        measured = evaluate(
+            self.agent,
+            cfg.env,
+            episodes=episodes,
+            rng=Rng(cfg.seed, name),
+            device=torch.device(cfg.device),
+            threads=cfg.threads,
+        )
+        return report.episodes(measured)
+
+    def checkpoint(self) -> Path:
+        """Write everything that the rest of the run depends on."""
+        s, cfg, loop = self.schedule, self.cfg, self.loop
+        s.metrics_bytes, s.evaluations_bytes = self.metrics.sync(), self.evaluations.sync()
+        info = {
+            "run_id": cfg.run_id,
+            "config": cfg.to_dict(),
+            "config_hash": cfg.hash,
+            "counters": self._counters(),
+            "versions": results.versions(),
+            "trainer": dataclasses.asdict(s) | {"wall_s": self.wall_s},
+        }
+        state = {**loop.state_dict(), "globals": global_state()}
+        return checkpoint.write(
+            self.folder, loop.steps, state, loop.segments(), info=info, keep=cfg.checkpoint.keep
+        )
+
+    def _restore(self, saved: Saved) -> None:
+        state = dict(saved.state)
+        set_global_state(state.pop("globals"))
+        self.loop.load_state_dict(state, saved.read_segment)
+        self.schedule = _Schedule(**saved.info["trainer"])
+
+    def _counters(self) -> dict[str, int]:
+        return {"steps": self.loop.steps, "episodes": self.loop.episodes, "updates": self.loop.updates}
+
+    def finish(self) -> dict[str, Any]:
+        """Last checkpoint, last evaluation, pictures and results.json."""
+        self.checkpoint()
+        cfg, final = self.cfg, None
+        wall_s = self.wall_s
+        if cfg.evaluation.final_episodes:
+            self.progress.say(f"final evaluation over {cfg.evaluation.final_episodes} episodes")
+            final = {k: [v] for k, v in self._measure(cfg.evaluation.final_episodes, "final").items()}
+            self._log({f"final/{name}": float(np.mean(values)) for name, values in final.items()})
+        self.metrics.sync()
+        for picture in report.pictures(cfg, self.agent, self._curve()):
+            for logger in self.loggers:
+                logger.media(picture.stem, picture)
+        out = self.write_results("finished", final, wall_s)
+        for line in report.summary(self.folder, out):
+            self.progress.say(line)
+        return out
+
+    def write_results(
+        self, status: results.Status, final: dict[str, Any] | None, wall_s: float | None = None
+    ) -> dict[str, Any]:
+        names = ("config.json", "metrics.jsonl", "evaluations.jsonl", *report.PICTURES)
+        metas = [self.folder / "checkpoints" / str(s) / "meta.json" for s in checkpoint.steps(self.folder)]
+        out = results.build(
+            self.cfg,
+            status=status,
+            counters=self._counters(),
+            wall_s=self.wall_s if wall_s is None else wall_s,
+            curve=self._curve(),
+            final=final,
+            paths=[*(self.folder / name for name in names), *metas],
+        )
+        results.write(self.folder, out)
+        return out
+
+    def _curve(self) -> list[dict[str, Any]]:
+        """One entry per evaluation; episodes get the leading seeds axis."""
+        self.evaluations.sync()
+        rows = jsonl.read(self.folder / "evaluations.jsonl")
+        return [{k: [v] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
+
+    def close(self) -> None:
+        self.progress.close()
+        for logger in (*self.loggers, self.evaluations):
+            logger.close()
+
+
+def _next(step: int, every: int) -> int:
+    """The first multiple of `every` after `step`: a schedule that does not depend on the past."""
+    return (step // every + 1) * every
+
+
+def _grouped(name: str) -> str:
+    return name if "/" in name else f"train/{name}"
