@@ -1,47 +1,158 @@
-"""`Battle`: the batched env that ties spawning, simulation and layout together."""
+"""`Battle`: the batched env that ties tables, layout and one of the two simulations together."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from marl.envs.battle import tables as tables_
 from marl.envs.battle.config import Config
-from marl.envs.battle.maps import find
+from marl.envs.battle.layout import spec
+from marl.envs.battle.native import Native
 from marl.envs.battle.units import UNITS
+from marl.errors import MarlError, require
+from marl.native import NoCompiler
 from marl.rng import Rng
-from marl.types import EnvSpec, TimeStep
+from marl.types import TimeStep
+
+_WORK_PER_THREAD = 30_000  # unit pairs of a step below which a second thread costs more than it saves
 
 
 class Battle:
-    """B battles of one map on one device; see the package docstring for `state`."""
+    """B battles of one map on one device; see the package docstring for `state`.
 
-    spec: EnvSpec
+    Args:
+        config: map and options.
+        num_envs: B.
+        device: of all tensors.
+        threads: upper limit for the C++ form.
+    """
 
     def __init__(self, config: Config, *, num_envs: int, device: torch.device, threads: int) -> None:
-        self.config, self.num_envs, self.device, self.threads = config, num_envs, device, threads
-        self.map = find(config.map)
+        require(num_envs >= 1, "num_envs", num_envs, "give at least 1")
+        require(threads >= 1, "threads", threads, "give at least 1")
+        self.config, self.num_envs, self.device = config, num_envs, device
+        self.tables = tables_.build(config)
+        self.map, self.terrain = self.tables.map, self.tables.terrain
+        self.spec = spec(config, self.tables)
         self.units = UNITS
         self.unit_names = tuple(unit.name for unit in UNITS)
         self.unit_radius = torch.tensor([unit.radius for unit in UNITS], device=device)
-        self.state: dict[str, Tensor] = {}
+        self.state = self._empty_state()
+        self._native = self._find_native()
+        units = self.map.n_allies + self.map.n_enemies
+        self.threads = max(1, min(threads, num_envs // 16, num_envs * units * units // _WORK_PER_THREAD))
+
+    def _find_native(self) -> Native | None:
+        form = self.config.form
+        if form == "torch" or (form == "auto" and self.device.type != "cpu"):
+            return None
+        if self.device.type != "cpu":
+            raise MarlError(f"form='native' cannot run on {self.device}: give device=cpu or form=torch")
+        try:
+            native = Native(self.config, self.tables, self.spec.obs_size)
+        except NoCompiler as error:
+            if form == "native":
+                raise MarlError(f"form='native' cannot be used: {error}") from error
+            logging.getLogger(__name__).warning("%s", error)
+            return None
+        native.bind(self.state)
+        return native
+
+    def _empty_state(self) -> dict[str, Tensor]:
+        rows, n, units = self.num_envs, self.map.n_allies, self.map.n_allies + self.map.n_enemies
+
+        def zeros(*shape: int, dtype: torch.dtype = torch.float32) -> Tensor:
+            return torch.zeros(rows, *shape, dtype=dtype, device=self.device)
+
+        whole = torch.int64
+        return {
+            "pos_BU2": zeros(units, 2),
+            "hp_BU": zeros(units),
+            "shield_BU": zeros(units),
+            "energy_BU": zeros(units),
+            "cooldown_BU": zeros(units),
+            "since_hit_BU": zeros(units),
+            "target_BU": zeros(units, dtype=whole) - 1,
+            "healing_BU": zeros(units, dtype=torch.bool),
+            "type_BU": zeros(units, dtype=whole),
+            "facing_BN": zeros(n, dtype=whole),
+            "last_actions_BN": zeros(n, dtype=whole) - 1,
+            "t_B": zeros(dtype=whole),
+            "episode_B": zeros(dtype=whole),
+            "key_B": zeros(dtype=whole),
+            "goal_B2": zeros(2),
+        }
 
     def reset(self, rng: Rng) -> TimeStep:
-        raise NotImplementedError
+        """Start episode 0 everywhere; row b is keyed by ``rng.stream("env", num_envs)`` row b."""
+        self.state["key_B"].copy_(rng.stream("env", self.num_envs, self.device).key_B)
+        self.state["episode_B"].zero_()
+        assert self._native is not None
+        self._native.reset(self.num_envs)
+        return self.observe()
+
+    def observe(self) -> TimeStep:
+        """The TimeStep of the state as it stands, as after a reset."""
+        assert self._native is not None
+        out = self._outputs()
+        self._native.observe(out, self.num_envs)
+        obs, state, avail, terminated, truncated, alive, t, reward = out[:8]
+        for tensor in (terminated, truncated, reward, *out[11:]):
+            tensor.zero_()
+        return TimeStep(
+            obs_BNO=obs, state_BS=state, avail_BNA=avail, terminated_B=terminated, truncated_B=truncated,
+            present_BN=torch.ones_like(alive), alive_BN=alive, t_B=t, reward_B=reward,
+            info={"success": out[11], "dead_allies": out[12], "dead_enemies": out[13]},
+        )  # fmt: skip
+
+    def _outputs(self) -> list[Tensor]:
+        """Fresh tensors in the order of struct Out."""
+        b, n, a = self.num_envs, self.map.n_allies, self.tables.n_actions
+        o, s = self.spec.obs_size, self.spec.state_size
+        empty, boolean, whole = torch.empty, torch.bool, torch.int64
+        return [
+            empty(b, n, o), empty(b, s), empty(b, n, a, dtype=boolean), empty(b, dtype=boolean),
+            empty(b, dtype=boolean), empty(b, n, dtype=boolean), empty(b, dtype=whole), empty(b),
+            empty(b, n, o), empty(b, s), empty(b, n, a, dtype=boolean), empty(b, dtype=boolean),
+            empty(b, dtype=whole), empty(b, dtype=whole),
+        ]  # fmt: skip
 
     def step(self, actions_BN: Tensor) -> TimeStep:
-        raise NotImplementedError
+        """Eight game loops of every battle; an unavailable action is carried out as stop.
+
+        Args:
+            actions_BN: int64 (B, N).
+        """
+        assert self._native is not None
+        out = self._outputs()
+        done = self._native.step(out, actions_BN.contiguous(), self.threads)
+        obs, state, avail, terminated, truncated, alive, t, reward = out[:8]
+        finals = out[8:11] if done else out[:3]
+        return TimeStep(
+            obs_BNO=obs, state_BS=state, avail_BNA=avail, terminated_B=terminated, truncated_B=truncated,
+            present_BN=torch.ones_like(alive), alive_BN=alive, t_B=t, reward_B=reward,
+            final_obs_BNO=finals[0], final_state_BS=finals[1], final_avail_BNA=finals[2],
+            info={"success": out[11], "dead_allies": out[12], "dead_enemies": out[13]},
+        )  # fmt: skip
 
     def state_dict(self) -> dict[str, Tensor]:
+        """A copy of the whole state."""
         return {name: value.clone() for name, value in self.state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for name, value in state.items():
-            self.state[name].copy_(value)
+        """Go on from a copied state, bit for bit."""
+        for name, value in self.state.items():
+            if name not in state or state[name].shape != value.shape:
+                raise MarlError(f"battle state: {name} is missing or not of shape {tuple(value.shape)}")
+            value.copy_(state[name])
 
     def render(self, index: int = 0) -> np.ndarray:
+        """RGB picture (H, W, 3), uint8."""
         from marl.envs.battle.render import draw
 
         return draw(self, index)
