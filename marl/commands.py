@@ -30,9 +30,9 @@ _TRAIN_HELP = """marl train key=value ...: train one team, or several with seeds
 
   {groups}
 
-  run_id, runs_dir, seed, device, threads, num_envs, total_steps, evaluation.every_steps, checkpoint.every_steps,
-  logger.wandb, video ...: marl/conf/train.yaml has them all, with defaults; a component's own settings are the
-  fields of its Config (env.map=8m, agent.<field>=..., loop.<field>=...).
+  run_id, runs_dir, seed, device, threads, num_envs, total_steps, evaluation.every_steps, video,
+  checkpoint.every_steps, logger.wandb ...: marl/conf/train.yaml has them all, with defaults. A component's
+  own settings are the fields of its Config (env.map=8m, agent.<field>=..., loop.<field>=...).
 
   seeds=0-9 or seeds=0,3,5   one run per seed, by worker processes (workers=<n>)
   -m                         one run per value: agent=vdn,qmix
@@ -47,7 +47,7 @@ _EVALUATE_HELP = """marl evaluate run=<run folder> key=value ...: measure a trai
   explore=0        0 acts greedily, 1 as the policy samples
   device=cpu, threads=<n>, trust=[package]"""
 
-_STUDY_HELP = """marl study <file.yaml> key=value ...: run a grid of runs; started again, it goes on where it stopped
+_STUDY_HELP = """marl study <file.yaml> key=value ...: run a grid of runs, resumable by the same command
 
   workers=<n>      runs at a time
   threads=<n>      threads of each run

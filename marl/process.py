@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import random
 import signal
+import sys
 import threading
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +17,7 @@ import torch
 from marl.config import RunConfig
 from marl.errors import FieldError
 
+PARENT = "MARL_PARENT"  # environment variable: process id of the study that started this process
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
@@ -32,6 +35,17 @@ def prepare_process(cfg: RunConfig) -> None:
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, only for bugs
 
 
+def end_with_parent() -> None:
+    """Make the system send SIGTERM when the study that started this process dies (Linux)."""
+    parent = os.environ.get(PARENT)
+    if parent is None or not sys.platform.startswith("linux"):
+        return
+    pr_set_pdeathsig = 1  # <linux/prctl.h>
+    ctypes.CDLL(None).prctl(pr_set_pdeathsig, signal.SIGTERM)
+    if os.getppid() != int(parent):  # it died before the call
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
 class Signals:
     """Remembers the first SIGTERM or SIGINT; a second one acts as if this were not here."""
 
@@ -41,6 +55,7 @@ class Signals:
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
+            end_with_parent()
             self._old = {n: signal.signal(n, self._receive) for n in SIGNALS}
         return self
 

@@ -1,0 +1,108 @@
+"""`marl evaluate`: a trained team from its run folder, measured on fresh episodes."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from marl import checkpoint, config, files, report, stats
+from marl.config import RunConfig
+from marl.errors import FieldError
+from marl.process import prepare_process
+from marl.rng import Rng
+
+
+def load_run(
+    folder: Path, *, step: int | None = None, trust: tuple[str, ...] = (), **changes: Any
+) -> tuple[RunConfig, checkpoint.Saved]:
+    """The config and the newest whole checkpoint of a run, its memory not needed.
+
+    Args:
+        folder: the run's folder.
+        step: a checkpoint other than the newest.
+        trust: packages besides marl that its config may name.
+        changes: settings of RunConfig to replace (device, threads, seed).
+
+    Raises:
+        MarlError: there is no run or no such checkpoint, or it is damaged.
+    """
+    if step is not None:
+        if step not in checkpoint.steps(folder):
+            there = ", ".join(map(str, checkpoint.steps(folder))) or "none"
+            raise FieldError("checkpoint", step, f"the run has: {there}")
+        saved = checkpoint.read(folder / "checkpoints" / str(step), memory=False)
+    else:
+        newest, _ = checkpoint.latest(folder, memory=False)
+        if newest is None:
+            raise FieldError(
+                "run", str(folder), "there is no checkpoint in this folder; give the folder of a run"
+            )
+        saved = newest
+    node = saved.info["config"] | {k: v for k, v in changes.items() if v is not None}
+    cfg = config.load(node, trust=trust)
+    return dataclasses.replace(cfg, run_id=folder.resolve().name, runs_dir=folder.resolve().parent), saved
+
+
+def load_agent(cfg: RunConfig, saved: checkpoint.Saved) -> Any:
+    """The team as the checkpoint has it, on the config's device."""
+    device = torch.device(cfg.device)
+    env = cfg.env.build(num_envs=1, device=device, threads=1)
+    agent = cfg.agent.build(spec=env.spec, rng=Rng(cfg.seed).child("agent"), device=device)
+    agent.load_state_dict(saved.state["agent"])
+    return agent
+
+
+def evaluate_run(
+    folder: Path,
+    *,
+    episodes: int,
+    seed: int | None = None,
+    explore: float = 0.0,
+    step: int | None = None,
+    device: str | None = None,
+    threads: int | None = None,
+    trust: tuple[str, ...] = (),
+) -> dict[str, Any]:
+    """Measure a run's team, print the numbers and write them beside its results.
+
+    Args:
+        folder: the run's folder.
+        episodes: how many, 1 or more.
+        seed: other than the run's own, for other episodes.
+        explore: 0 is greedy, 1 the policy itself.
+        step, device, threads, trust: as `load_run`.
+
+    Returns:
+        Per-episode numbers by name.
+    """
+    from marl.evaluate import evaluate
+
+    cfg, saved = load_run(folder, step=step, trust=trust, device=device, threads=threads)
+    prepare_process(cfg)
+    chosen = cfg.seed if seed is None else seed
+    measured = evaluate(
+        load_agent(cfg, saved),
+        cfg.env,
+        episodes=episodes,
+        rng=Rng(chosen, "final"),
+        device=torch.device(cfg.device),
+        threads=cfg.threads,
+        explore=explore,
+    )
+    out = report.episodes(measured)
+    print(f"{cfg.run_id}, checkpoint {saved.step}, {episodes} episodes, seed {chosen}, explore {explore:g}")
+    for name, values in out.items():
+        # Episodes of one team are the sample here, so the interval is over episodes, of the mean.
+        estimate = stats.interval(values, stats.mean, rng=np.random.default_rng(0))
+        value, low, high = estimate.numbers()
+        between = f"  95 % interval over episodes [{low:.4f}, {high:.4f}]" if low is not None else ""
+        print(f"  {name:<12} {value:.4f}{between}")
+    about = {"run_id": cfg.run_id, "checkpoint": saved.step, "seed": chosen, "explore": explore}
+    path = folder / f"evaluation-{saved.step}-s{chosen}-e{explore:g}.json"
+    files.write_json(path, {**about, "episodes": out})
+    print(f"  written to {path}")
+    return out

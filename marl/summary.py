@@ -1,0 +1,119 @@
+"""What a study found: one table (Markdown) and one plot, from its finished runs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from marl import files, stats
+from marl.config import label
+from marl.study import Job, Study
+
+Found = Sequence[tuple[Job, dict[str, Any]]]
+Groups = dict[tuple[str, str], list[tuple[Job, dict[str, Any]]]]
+_CLAIM_SEEDS = 5  # fewer seeds are shown as a trial (house style)
+_RESAMPLES_SEED = 0  # the bootstrap's own randomness: the same table from the same runs
+
+
+def groups(found: Found) -> Groups:
+    """Runs that differ by their seed alone, by (part, label), in the order of the study."""
+    out: Groups = {}
+    for job, result in found:
+        out.setdefault((job.part, job.label), []).append((job, result))
+    return out
+
+
+def scores(runs: Sequence[tuple[Job, dict[str, Any]]], name: str) -> np.ndarray | None:
+    """Mean over the final episodes, one per seed; None where it was not measured."""
+    if any(not r["final"] or name not in r["final"] for _, r in runs):
+        return None
+    return np.array([np.mean(row) for _, r in runs for row in r["final"][name]])
+
+
+def _cell(values: np.ndarray | None, percent: bool) -> str:
+    if values is None:
+        return "-"
+    value, low, high = stats.interval(values, rng=np.random.default_rng(_RESAMPLES_SEED)).numbers()
+    words = [f"{x:.1%}" if percent else f"{x:.2f}" for x in (value, low, high) if x is not None]
+    return words[0] if len(words) < 3 else f"{words[0]} [{words[1]}, {words[2]}]"
+
+
+def table(study: Study, found: Found) -> str:
+    """Markdown: IQM over seeds of success and return, with 95 % intervals, steps and minutes."""
+    lines = [
+        f"## {study.name}: {len(found)} of {len(study.jobs)} runs finished",
+        "",
+        "IQM over seeds of the mean over each run's final episodes, with the 95 % interval of the stratified",
+        "bootstrap. Rows marked (trial) have too few seeds for a claim.",
+        "",
+        "| part | env | agent | setting | seeds | success | return | steps | minutes |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for (part, name), runs in groups(found).items():
+        cfg = runs[0][0].cfg
+        seeds = len({job.cfg.seed for job, _ in runs})
+        trial = " (trial)" if runs[0][0].trial or seeds < _CLAIM_SEEDS else ""
+        minutes = np.mean([r["wall_s"] for _, r in runs]) / 60
+        success, reward = scores(runs, "success"), scores(runs, "return")
+        cells = [part or "-", label(cfg.env), label(cfg.agent), name or "-", f"{seeds}{trial}"]
+        cells += [_cell(success, True), _cell(reward, False), f"{cfg.total_steps:,}", f"{minutes:.1f}"]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def plot(study: Study, found: Found, path: Path) -> None:
+    """Success (or return) over team steps: a panel per env, a line per setting, IQM and 95 % band."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels: dict[str, list[tuple[str, list[tuple[Job, dict[str, Any]]]]]] = {}
+    for (_, name), runs in groups(found).items():
+        words = [w for w in name.split() if not w.startswith("env")]
+        line = " ".join(words) or label(runs[0][0].cfg.agent)
+        panels.setdefault(label(runs[0][0].cfg.env), []).append((line, runs))
+    columns = min(4, len(panels))
+    rows = -(-len(panels) // columns)
+    figure = Figure(figsize=(4.0 * columns, 3.0 * rows), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax, (env, lines) in zip(axes, panels.items(), strict=False):
+        for line, runs in lines:
+            _draw(ax, line, runs)
+        ax.set(title=env, xlabel="team steps")
+        ax.grid(alpha=0.3)
+        ax.legend(fontsize=7)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    figure.suptitle(study.name, fontsize=10)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    files.make_folder(path.parent)
+    files.write_atomic(path, buffer.getvalue())
+
+
+def _draw(ax: Any, line: str, runs: Sequence[tuple[Job, dict[str, Any]]]) -> None:
+    """One line: the IQM over seeds at every evaluation that all runs made."""
+    curves = [r["curve"] for _, r in runs]
+    count = min(len(c) for c in curves)
+    if count == 0:
+        return
+    name = "success" if "success" in curves[0][0] else "return"
+    steps = [entry["step"] for entry in curves[0][:count]]
+    values_TRM = np.array([[[np.mean(c[t][name])] for c in curves] for t in range(count)])
+    estimate = stats.interval(values_TRM, rng=np.random.default_rng(_RESAMPLES_SEED))
+    ax.plot(steps, estimate.value, label=f"{line} (n={len(runs)})")
+    if estimate.low is not None and estimate.high is not None:
+        ax.fill_between(steps, estimate.low, estimate.high, alpha=0.2)
+    ax.set_ylabel(name)
+
+
+def write(study: Study, found: Found) -> None:
+    """Write <folder>/table.md and <folder>/plots/<name>.png, and print the table."""
+    text = table(study, found)
+    files.write_atomic(study.folder / "table.md", text.encode())
+    plot(study, found, study.folder / "plots" / f"{study.name}.png")
+    print(text, end="")
