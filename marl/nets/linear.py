@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from marl.errors import require
+from marl.nets import kernels
 
 
 class Linear(nn.Module):
@@ -26,8 +27,17 @@ class Linear(nn.Module):
         super().__init__()
         self.weight, self.bias = nn.Parameter(weight), nn.Parameter(bias)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Args: x: (..., inputs), or (..., C, inputs) with copies. Returns: the same with outputs last."""
+    def forward(self, x: Tensor, *, relu: bool = False) -> Tensor:
+        """The layer's output, after max(., 0) if relu.
+
+        Args: x: (..., inputs), or (..., C, inputs) with copies. Returns: the same with outputs last.
+        """
+        if kernels.usable(x):
+            return kernels.linear(x, self.weight, self.bias, relu=relu)
+        return torch.relu(self._torch(x)) if relu else self._torch(x)
+
+    def _torch(self, x: Tensor) -> Tensor:
+        """The torch form: the reference of the native one, and what other devices run."""
         if self.weight.dim() == 2:
             return F.linear(x, self.weight, self.bias)
         x_CRI = x.reshape(-1, *x.shape[-2:]).transpose(0, 1)

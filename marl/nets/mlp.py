@@ -38,5 +38,5 @@ class MLP(nn.Module):
         """Args: x: (..., sizes[0]). Returns: (..., sizes[-1])."""
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
-            x = layer(x) if i == last else torch.relu(layer(x))
+            x = layer(x, relu=i != last)
         return x

@@ -16,6 +16,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from marl.nets import kernels
 from marl.nets.linear import Linear, linear
 
 
@@ -53,33 +54,39 @@ class GRU(nn.Module):
         """The state after one entry, (B, N, H)."""
         return _cell(self.input(x_BNI), self.recurrent, h_BNH)
 
-    def forward(self, x_BTNI: Tensor, start_BT: Tensor) -> Tensor:
+    def forward(self, x_BTNI: Tensor, start_BT: Tensor, h_BNH: Tensor | None = None) -> Tensor:
         """States after every entry of every sequence.
 
         Args:
             x_BTNI: inputs.
-            start_BT: bool; True where the state before the entry is zero. The state before entry 0 is
-                always zero.
+            start_BT: bool; True where the state before the entry is zero.
+            h_BNH: state before entry 0, a constant for the gradient; None is zero.
 
         Returns:
             h_BTNH.
         """
-        return gru_sequence(self.input(x_BTNI), self.recurrent, start_BT)
+        if kernels.usable(x_BTNI):
+            weights = self.input.weight, self.input.bias, self.recurrent.weight, self.recurrent.bias
+            return kernels.gru(x_BTNI, start_BT, h_BNH, *weights)
+        return gru_sequence(self.input(x_BTNI), self.recurrent, start_BT, h_BNH)
 
 
-def gru_sequence(gates_BTNG: Tensor, recurrent: Linear, start_BT: Tensor) -> Tensor:
+def gru_sequence(
+    gates_BTNG: Tensor, recurrent: Linear, start_BT: Tensor, h_BNH: Tensor | None = None
+) -> Tensor:
     """The recurrence, as plain torch operations: the reference of the native kernel.
 
     Args:
         gates_BTNG: W_i x + b_i of all entries, G = 3H in the order r, z, n.
         recurrent: the layer W_h, b_h.
         start_BT: bool; True where the state before the entry is zero.
+        h_BNH: state before entry 0, a constant for the gradient; None is zero.
 
     Returns:
         h_BTNH: states after every entry.
     """
     B, _, N, G = gates_BTNG.shape
-    h_BNH = gates_BTNG.new_zeros(B, N, G // 3)
+    h_BNH = gates_BTNG.new_zeros(B, N, G // 3) if h_BNH is None else h_BNH.detach()
     keep_TB = (~start_BT).to(gates_BTNG.dtype).t()
     states = []
     for gates_BNG, keep_B in zip(gates_BTNG.unbind(1), keep_TB.unbind(0), strict=True):

@@ -39,7 +39,7 @@ class RecurrentQ(nn.Module):
         if self.agent_ids:
             N = obs.shape[-2]
             parts.append(torch.eye(N, dtype=obs.dtype, device=obs.device).expand(*obs.shape[:-1], N))
-        return torch.relu(self.encoder(torch.cat(parts, -1)))
+        return self.encoder(torch.cat(parts, -1), relu=True)
 
     def forward(self, obs_BTNO: Tensor, last_action_BTN: Tensor, start_BT: Tensor) -> Tensor:
         """Q-values of whole sequences, (B, T, N, A); the state is zero before entries that start."""

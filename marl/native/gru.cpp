@@ -1,0 +1,236 @@
+// The gated recurrent unit over sequences with resets, forward and backward.
+//
+// Symbols as in marl/nets/recurrent.py: sequences b < B, entries t < T, agents n < N, inputs I, state H.
+// Tensors are (B, T, N, .); C sets of weights are shared by all agents (C = 1) or one each (C = N). Every
+// thread owns some sequences from the first entry to the last, so that threads never wait for each other.
+// Within a thread the rows of one entry are gathered into small buffers whose features are padded to whole
+// vectors; input and recurrent product, gates and new state are computed without leaving registers.
+#include <algorithm>
+
+#include "threads.hpp"
+#include "tiles.hpp"
+
+namespace {
+
+using marl::kLanes;
+using marl::kRows;
+using marl::Vec;
+
+int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+struct Sizes {
+  int64_t B, T, N, C, I, H;
+  int64_t group() const { return N / C; }  // agents that share one set of weights
+  int64_t at(int64_t b, int64_t t, int64_t n) const { return (b * T + t) * N + n; }
+  double operations() const { return 6.0 * B * T * N * H * (I + H); }
+};
+
+// Weights of one set for `forward`: [block of 16 features][input k][r, z, n][16].
+std::vector<float> pack(const float* w, int64_t K, int64_t H) {
+  const int64_t blocks = padded(H) / kLanes;
+  std::vector<float> out(blocks * K * 3 * kLanes, 0.0f);
+  for (int64_t gate = 0; gate < 3; ++gate)
+    for (int64_t j = 0; j < H; ++j)
+      for (int64_t k = 0; k < K; ++k)
+        out[((j / kLanes * K + k) * 3 + gate) * kLanes + j % kLanes] = w[(gate * H + j) * K + k];
+  return out;
+}
+
+// Sums of a tile of rows for one block of features: r, z, and the two halves of n kept apart.
+struct Gates {
+  Vec r[kRows], z[kRows], in[kRows], hn[kRows];
+};
+
+inline void accumulate(Gates& g, Vec (&third)[kRows], int64_t K, const float* a, int64_t lda, const float* w) {
+  for (int64_t k = 0; k < K; ++k, w += 3 * kLanes) {
+    const Vec wr = marl::load(w), wz = marl::load(w + kLanes), wn = marl::load(w + 2 * kLanes);
+    for (int i = 0; i < kRows; ++i) {
+      const float value = a[i * lda + k];
+      g.r[i] += value * wr;
+      g.z[i] += value * wz;
+      third[i] += value * wn;
+    }
+  }
+}
+
+struct Weights {
+  std::vector<float> input, recurrent;  // packed
+  std::vector<float> bias;              // [6][padded H]: input r, z, n, recurrent r, z, n
+};
+
+Weights weights(const Sizes& s, const float* wi, const float* bi, const float* wh, const float* bh) {
+  const int64_t P = padded(s.H);
+  Weights out{pack(wi, s.I, s.H), pack(wh, s.H, s.H), std::vector<float>(6 * P, 0.0f)};
+  for (int64_t gate = 0; gate < 3; ++gate)
+    for (int64_t j = 0; j < s.H; ++j) {
+      out.bias[gate * P + j] = bi[gate * s.H + j];
+      out.bias[(3 + gate) * P + j] = bh[gate * s.H + j];
+    }
+  return out;
+}
+
+// One entry of `rows` (a multiple of kRows) gathered rows: new states, and the gates if `saved` (rows, 4, P).
+void cells(const Sizes& s, const Weights& w, int64_t rows, const float* x, const float* h, float* next,
+           float* saved) {
+  const int64_t P = padded(s.H);
+  for (int64_t j = 0; j < P; j += kLanes) {
+    const float *wi = &w.input[j * s.I * 3], *wh = &w.recurrent[j * s.H * 3], *b = &w.bias[j];
+    const Vec br = marl::load(b) + marl::load(b + 3 * P), bz = marl::load(b + P) + marl::load(b + 4 * P);
+    for (int64_t r = 0; r < rows; r += kRows) {
+      Gates g;
+      for (int i = 0; i < kRows; ++i) {
+        g.r[i] = br;
+        g.z[i] = bz;
+        g.in[i] = marl::load(b + 2 * P);
+        g.hn[i] = marl::load(b + 5 * P);
+      }
+      accumulate(g, g.in, s.I, x + r * s.I, s.I, wi);
+      accumulate(g, g.hn, s.H, h + r * P, P, wh);
+      for (int i = 0; i < kRows; ++i) {
+        const Vec reset = marl::sigmoid(g.r[i]), update = marl::sigmoid(g.z[i]);
+        const Vec n = marl::tanh(g.in[i] + reset * g.hn[i]), old = marl::load(h + (r + i) * P + j);
+        marl::store(next + (r + i) * P + j, n + update * (old - n));
+        if (!saved) continue;
+        float* to = saved + (r + i) * 4 * P + j;
+        marl::store(to, reset);
+        marl::store(to + P, update);
+        marl::store(to + 2 * P, n);
+        marl::store(to + 3 * P, g.hn[i]);
+      }
+    }
+  }
+}
+
+// dgates (rows, 4, P) in the order n of the input, r, z, n of the recurrent half; dh becomes dh * z.
+void gates_backward(int64_t rows, int64_t P, const float* saved, const float* h, float* dh, float* d) {
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t j = 0; j < P; j += kLanes) {
+      const float* gates = saved + r * 4 * P + j;
+      const Vec reset = marl::load(gates), update = marl::load(gates + P), n = marl::load(gates + 2 * P);
+      const Vec hn = marl::load(gates + 3 * P), old = marl::load(h + r * P + j), up = marl::load(dh + r * P + j);
+      const Vec dn = up * (1.0f - update) * (1.0f - n * n);
+      float* to = d + r * 4 * P + j;
+      marl::store(to, dn);
+      marl::store(to + P, dn * hn * reset * (1.0f - reset));
+      marl::store(to + 2 * P, up * (old - n) * update * (1.0f - update));
+      marl::store(to + 3 * P, dn * reset);
+      marl::store(dh + r * P + j, up * update);
+    }
+}
+
+// What one thread sums up for one set of weights; gates in the order of `gates_backward`.
+struct Sums {
+  std::vector<float> input, recurrent, bias;  // [n r z][padded I], [r z n][padded H], [n r z n][padded H]
+};
+
+}  // namespace
+
+extern "C" {
+
+// h (B, T, N, H) from x (B, T, N, I); h0 (B, N, H) may be null (zeros); saved (B, T, N, 4, padded H) may be null.
+void marl_gru_forward(int64_t B, int64_t T, int64_t N, int64_t C, int64_t I, int64_t H, const float* x,
+                      const uint8_t* start, const float* h0, const float* wi, const float* bi, const float* wh,
+                      const float* bh, float* h, float* saved, int threads) {
+  const Sizes s{B, T, N, C, I, H};
+  const int64_t P = padded(H), G = s.group();
+  std::vector<Weights> sets;
+  for (int64_t c = 0; c < C; ++c)
+    sets.push_back(weights(s, wi + c * 3 * H * I, bi + c * 3 * H, wh + c * 3 * H * H, bh + c * 3 * H));
+  marl::split(B, marl::worthwhile(s.operations(), threads), [&](int, int64_t b0, int64_t b1) {
+    const int64_t rows = (b1 - b0) * G, full = (rows + kRows - 1) / kRows * kRows;
+    std::vector<float> in(full * I, 0.0f), gates(saved ? full * 4 * P : 0);
+    std::vector<float> now(full * P, 0.0f), next(full * P, 0.0f);
+    for (int64_t c = 0; c < C; ++c) {
+      std::fill(now.begin(), now.end(), 0.0f);
+      for (int64_t r = 0; h0 && r < rows; ++r)
+        std::memcpy(&now[r * P], h0 + ((b0 + r / G) * N + c * G + r % G) * H, H * sizeof(float));
+      for (int64_t t = 0; t < T; ++t) {
+        for (int64_t b = b0; b < b1; ++b) {
+          const int64_t r = (b - b0) * G;
+          std::memcpy(&in[r * I], x + s.at(b, t, c * G) * I, G * I * sizeof(float));
+          if (start[b * T + t]) std::memset(&now[r * P], 0, G * P * sizeof(float));
+        }
+        cells(s, sets[c], full, in.data(), now.data(), next.data(), saved ? gates.data() : nullptr);
+        now.swap(next);
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t at = s.at(b0 + r / G, t, c * G + r % G);
+          std::memcpy(h + at * H, &now[r * P], H * sizeof(float));
+          if (saved) std::memcpy(saved + at * 4 * P, &gates[r * 4 * P], 4 * P * sizeof(float));
+        }
+      }
+    }
+  });
+}
+
+// Gradients for dh (B, T, N, H) of the states; dx may be null. The initial state counts as constant.
+void marl_gru_backward(int64_t B, int64_t T, int64_t N, int64_t C, int64_t I, int64_t H, const float* x,
+                       const uint8_t* start, const float* h0, const float* wi, const float* wh, const float* h,
+                       const float* saved, const float* dh, float* dx, float* dwi, float* dbi, float* dwh,
+                       float* dbh, int threads) {
+  const Sizes s{B, T, N, C, I, H};
+  const int64_t P = padded(H), Q = padded(I), G = s.group();
+  threads = marl::worthwhile(2.0 * s.operations(), threads);
+  const int64_t order_input[3] = {2, 0, 1};  // gate of rows n, r, z
+  // Weights with padded rows: input [C][n r z][H][Q], recurrent [C][r z n][P][P].
+  std::vector<float> wide_i(C * 3 * P * Q, 0.0f), wide_h(C * 3 * P * P, 0.0f);
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t g = 0; g < 3; ++g)
+      for (int64_t j = 0; j < H; ++j) {
+        std::memcpy(&wide_i[((c * 3 + g) * P + j) * Q], wi + ((c * 3 + order_input[g]) * H + j) * I, I * sizeof(float));
+        std::memcpy(&wide_h[((c * 3 + g) * P + j) * P], wh + ((c * 3 + g) * H + j) * H, H * sizeof(float));
+      }
+  std::vector<std::vector<Sums>> sums(threads);
+  marl::split(B, threads, [&](int thread, int64_t b0, int64_t b1) {
+    const int64_t rows = (b1 - b0) * G;
+    std::vector<float> in(rows * Q, 0.0f), old(rows * P, 0.0f), up(rows * P), gates(rows * 4 * P), d(rows * 4 * P);
+    std::vector<float> out(rows * Q);
+    for (int64_t c = 0; c < C; ++c) {
+      sums[thread].push_back({std::vector<float>(3 * P * Q, 0.0f), std::vector<float>(3 * P * P, 0.0f),
+                              std::vector<float>(4 * P, 0.0f)});
+      Sums& sum = sums[thread].back();
+      std::fill(up.begin(), up.end(), 0.0f);
+      for (int64_t t = T - 1; t >= 0; --t) {
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t b = b0 + r / G, n = c * G + r % G, at = s.at(b, t, n);
+          std::memcpy(&in[r * Q], x + at * I, I * sizeof(float));
+          std::memcpy(&gates[r * 4 * P], saved + at * 4 * P, 4 * P * sizeof(float));
+          const float* before = t > 0 ? h + s.at(b, t - 1, n) * H : h0 ? h0 + (b * N + n) * H : nullptr;
+          if (before && !start[b * T + t])
+            std::memcpy(&old[r * P], before, H * sizeof(float));
+          else
+            std::memset(&old[r * P], 0, H * sizeof(float));
+          for (int64_t j = 0; j < H; ++j) up[r * P + j] += dh[at * H + j];
+        }
+        gates_backward(rows, P, gates.data(), old.data(), up.data(), d.data());
+        for (int64_t r = 0; r < rows; ++r)
+          for (int64_t j = 0; j < 4 * P; ++j) sum.bias[j] += d[r * 4 * P + j];
+        marl::product(3 * P, Q, rows, d.data(), 1, 4 * P, in.data(), Q, sum.input.data(), Q, true);
+        marl::product(3 * P, P, rows, d.data() + P, 1, 4 * P, old.data(), P, sum.recurrent.data(), P, true);
+        marl::product(rows, P, 3 * P, d.data() + P, 4 * P, 1, &wide_h[c * 3 * P * P], P, up.data(), P, true);
+        for (int64_t r = 0; r < rows; ++r)
+          if (start[(b0 + r / G) * T + t]) std::memset(&up[r * P], 0, P * sizeof(float));
+        if (!dx) continue;
+        marl::product(rows, Q, 3 * P, d.data(), 4 * P, 1, &wide_i[c * 3 * P * Q], Q, out.data(), Q, false);
+        for (int64_t r = 0; r < rows; ++r)
+          std::memcpy(dx + s.at(b0 + r / G, t, c * G + r % G) * I, &out[r * Q], I * sizeof(float));
+      }
+    }
+  });
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t g = 0; g < 3; ++g)
+      for (int64_t j = 0; j < H; ++j) {
+        const auto total = [&](auto value) {
+          float all = 0.0f;
+          for (const auto& sum : sums)
+            if (!sum.empty()) all += value(sum[c]);
+          return all;
+        };
+        const int64_t gi = (c * 3 + order_input[g]) * H + j, gh = (c * 3 + g) * H + j;
+        for (int64_t i = 0; i < I; ++i) dwi[gi * I + i] = total([&](const Sums& v) { return v.input[(g * P + j) * Q + i]; });
+        for (int64_t i = 0; i < H; ++i) dwh[gh * H + i] = total([&](const Sums& v) { return v.recurrent[(g * P + j) * P + i]; });
+        dbi[gi] = total([&](const Sums& v) { return v.bias[g * P + j]; });
+        dbh[gh] = total([&](const Sums& v) { return v.bias[(g + 1) * P + j]; });
+      }
+}
+
+}  // extern "C"

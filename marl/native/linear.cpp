@@ -1,0 +1,94 @@
+// Linear layers over many rows, forward and backward, with an optional ReLU.
+//
+// Element (r, c, i) of x lies at (r * C + c) * I + i: C = 1 is one set of weights, C > 1 one per agent.
+// Rows are cut into blocks that stay in the first-level cache. Weight gradients are summed per thread and
+// then over threads in their order, so that a result depends on the number of threads and on nothing else.
+#include "threads.hpp"
+#include "tiles.hpp"
+
+namespace {
+
+constexpr int kBlock = 48;  // rows of a block: 48 x 64 floats are 12 KiB
+
+int64_t padded(int64_t n) { return (n + marl::kLanes - 1) / marl::kLanes * marl::kLanes; }
+
+}  // namespace
+
+extern "C" {
+
+// y = x W^T + b, W (C, O, I), b (C, O); ReLU if asked.
+void marl_linear_forward(int64_t R, int64_t C, int64_t I, int64_t O, const float* x, const float* w,
+                         const float* bias, int relu, float* y, int threads) {
+  const int64_t P = padded(O);
+  std::vector<float> turned(C * I * P, 0.0f), edge(C * P, 0.0f);  // W^T and b, padded
+  for (int64_t c = 0; c < C; ++c)
+    for (int64_t o = 0; o < O; ++o) {
+      edge[c * P + o] = bias[c * O + o];
+      for (int64_t i = 0; i < I; ++i) turned[(c * I + i) * P + o] = w[(c * O + o) * I + i];
+    }
+  threads = marl::worthwhile(2.0 * R * C * I * O, threads);
+  marl::split((R + kBlock - 1) / kBlock, threads, [&](int, int64_t first, int64_t last) {
+    std::vector<float> out(kBlock * P);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t r0 = block * kBlock, rows = R - r0 < kBlock ? R - r0 : kBlock;
+      for (int64_t c = 0; c < C; ++c) {
+        for (int64_t r = 0; r < rows; ++r) std::memcpy(&out[r * P], &edge[c * P], P * sizeof(float));
+        marl::product(rows, P, I, x + (r0 * C + c) * I, C * I, 1, &turned[c * I * P], P, out.data(), P, true);
+        for (int64_t r = 0; r < rows; ++r) {
+          float* to = y + ((r0 + r) * C + c) * O;
+          const float* from = &out[r * P];
+          if (relu)  // written so that NaN stays NaN
+            for (int64_t o = 0; o < O; ++o) to[o] = from[o] < 0.0f ? 0.0f : from[o];
+          else
+            std::memcpy(to, from, O * sizeof(float));
+        }
+      }
+    }
+  });
+}
+
+// Gradients of the above for dy; `y` is the output where a ReLU was applied, else null. dx may be null.
+void marl_linear_backward(int64_t R, int64_t C, int64_t I, int64_t O, const float* x, const float* w,
+                          const float* y, const float* dy, float* dx, float* dw, float* db, int threads) {
+  const int64_t P = padded(O), Q = padded(I);
+  std::vector<float> wide(C * O * Q, 0.0f);  // W with padded rows
+  for (int64_t k = 0; k < C * O; ++k) std::memcpy(&wide[k * Q], w + k * I, I * sizeof(float));
+  threads = marl::worthwhile(4.0 * R * C * I * O, threads);
+  std::vector<std::vector<float>> sums(threads);
+  marl::split((R + kBlock - 1) / kBlock, threads, [&](int thread, int64_t first, int64_t last) {
+    sums[thread].assign(C * O * (Q + 1), 0.0f);
+    float *weight = sums[thread].data(), *edge = weight + C * O * Q;
+    std::vector<float> d(kBlock * P, 0.0f), in(kBlock * Q, 0.0f), out(kBlock * Q);
+    for (int64_t block = first; block < last; ++block) {
+      const int64_t r0 = block * kBlock, rows = R - r0 < kBlock ? R - r0 : kBlock;
+      for (int64_t c = 0; c < C; ++c) {
+        for (int64_t r = 0; r < rows; ++r) {
+          const int64_t at = (r0 + r) * C + c;
+          for (int64_t o = 0; o < O; ++o) {
+            const float g = y && !(y[at * O + o] > 0.0f) ? 0.0f : dy[at * O + o];
+            d[r * P + o] = g;
+            edge[c * O + o] += g;
+          }
+          std::memcpy(&in[r * Q], x + at * I, I * sizeof(float));
+        }
+        marl::product(O, Q, rows, d.data(), 1, P, in.data(), Q, weight + c * O * Q, Q, true);
+        if (!dx) continue;
+        marl::product(rows, Q, O, d.data(), P, 1, &wide[c * O * Q], Q, out.data(), Q, false);
+        for (int64_t r = 0; r < rows; ++r)
+          std::memcpy(dx + ((r0 + r) * C + c) * I, &out[r * Q], I * sizeof(float));
+      }
+    }
+  });
+  for (int64_t k = 0; k < C * O; ++k) {
+    for (int64_t i = 0; i < I; ++i) {
+      float total = 0.0f;
+      for (const auto& sum : sums) total += sum.empty() ? 0.0f : sum[k * Q + i];
+      dw[k * I + i] = total;
+    }
+    float total = 0.0f;
+    for (const auto& sum : sums) total += sum.empty() ? 0.0f : sum[C * O * Q + k];
+    db[k] = total;
+  }
+}
+
+}  // extern "C"
