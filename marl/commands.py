@@ -8,6 +8,7 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,8 @@ def train(words: Sequence[str]) -> None:
     from marl import compose
 
     if any(word in ("-h", "--help") for word in words):
-        groups = "\n  ".join(f"{g}={' | '.join(compose.options(g))}" for g in compose.GROUPS)
+        lines = [f"{g}={' | '.join(compose.options(g))}" for g in compose.GROUPS]
+        groups = "\n  ".join(textwrap.fill(line, 100, subsequent_indent=" " * 8) for line in lines)
         print(_TRAIN_HELP.format(groups=groups))
         return
     taken, rest = take(words, ("resume", "seeds", "workers"))

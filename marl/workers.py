@@ -77,7 +77,7 @@ class _Pool:
         while self.queue and len(self.running) < self.count:
             job, attempt = self.queue.popleft()
             files.make_folder(job.cfg.folder)
-            log = open(job.cfg.folder / "log.txt", "ab")  # noqa: SIM115: open as long as the worker
+            log = open(job.cfg.folder / "log.txt", "ab")  # noqa: SIM115 - open as long as the worker
             environment = os.environ | {
                 PARENT: str(os.getpid()),
                 "OMP_NUM_THREADS": str(job.cfg.threads),
