@@ -35,8 +35,8 @@ void marl_linear_forward(int64_t R, int64_t C, int64_t I, int64_t O, const float
         for (int64_t r = 0; r < rows; ++r) std::memcpy(&out[r * P], &edge[c * P], P * sizeof(float));
         marl::product(rows, P, I, x + (r0 * C + c) * I, C * I, 1, &turned[c * I * P], P, out.data(), P, true);
         for (int64_t r = 0; r < rows; ++r) {
-          float* to = y + ((r0 + r) * C + c) * O;
-          const float* from = &out[r * P];
+          float* __restrict to = y + ((r0 + r) * C + c) * O;
+          const float* __restrict from = &out[r * P];
           if (relu)  // written so that NaN stays NaN
             for (int64_t o = 0; o < O; ++o) to[o] = from[o] < 0.0f ? 0.0f : from[o];
           else
@@ -64,11 +64,15 @@ void marl_linear_backward(int64_t R, int64_t C, int64_t I, int64_t O, const floa
       for (int64_t c = 0; c < C; ++c) {
         for (int64_t r = 0; r < rows; ++r) {
           const int64_t at = (r0 + r) * C + c;
-          for (int64_t o = 0; o < O; ++o) {
-            const float g = y && !(y[at * O + o] > 0.0f) ? 0.0f : dy[at * O + o];
-            d[r * P + o] = g;
-            edge[c * O + o] += g;
+          const float* __restrict from = dy + at * O;
+          float *__restrict to = &d[r * P], *__restrict sum = edge + c * O;
+          if (y) {
+            const float* __restrict on = y + at * O;
+            for (int64_t o = 0; o < O; ++o) to[o] = on[o] > 0.0f ? from[o] : 0.0f;
+          } else {
+            std::memcpy(to, from, O * sizeof(float));
           }
+          for (int64_t o = 0; o < O; ++o) sum[o] += to[o];
           std::memcpy(&in[r * Q], x + at * I, I * sizeof(float));
         }
         marl::product(O, Q, rows, d.data(), 1, P, in.data(), Q, weight + c * O * Q, Q, true);

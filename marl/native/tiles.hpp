@@ -65,20 +65,24 @@ inline void tile(int K, const float* A, int64_t ai, int64_t ak, const float* B, 
     for (int v = 0; v < V; ++v) store(C + i * ldc + v * kLanes, sum[i][v]);
 }
 
-template <int V>
-inline void columns(int M, int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb, float* C,
-                    int64_t ldc, bool add) {
+// A strip of V vectors of columns: tiles of R rows, then the same with what is left, 16 V columns each.
+template <int R, int V>
+inline void strip(int M, int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb, float* C,
+                  int64_t ldc, bool add) {
   int i = 0;
-  for (; i + kRows <= M; i += kRows) tile<kRows, V>(K, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
-  for (; i < M; ++i) tile<1, V>(K, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
+  for (; i + R <= M; i += R) tile<R, V>(K, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
+  if constexpr (R > 1)
+    if (i < M) strip<R - 1, V>(M - i, K, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
 }
 
 // C (M, N) (+)= A (M, K) B (K, N) for any strides of A; N must be a multiple of 16.
 inline void product(int M, int N, int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb,
                     float* C, int64_t ldc, bool add) {
   int j = 0;
-  for (; j + 4 * kLanes <= N; j += 4 * kLanes) columns<4>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
-  for (; j < N; j += kLanes) columns<1>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  for (; j + 4 * kLanes <= N; j += 4 * kLanes) strip<kRows, 4>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  if (N - j == 3 * kLanes) strip<kRows, 3>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  if (N - j == 2 * kLanes) strip<kRows, 2>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  if (N - j == kLanes) strip<kRows, 1>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
 }
 
 }  // namespace marl
