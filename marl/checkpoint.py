@@ -266,13 +266,13 @@ def _check(path: Path, *, memory: bool = True) -> dict[str, Any]:
     meta = _read_meta(path)
     if str(meta["step"]) != path.name:
         raise CorruptFileError(path / "meta.json", f"it is of step {meta['step']}, the folder of {path.name}")
-    listed = {path / name: entry for name, entry in meta["files"].items()}
-    if memory:
-        listed |= {path / "memory" / f"{name}.safetensors": entry for name, entry in meta["memory"].items()}
-    for file, entry in listed.items():
-        if _SEGMENT.fullmatch(file.name) is None:
-            raise CorruptFileError(path / "meta.json", f"it lists the foreign name {file.name!r}")
-        _read_checked(file, entry)
+    for name in (*meta["files"], *meta["memory"]):
+        if _SEGMENT.fullmatch(name) is None:
+            raise CorruptFileError(path / "meta.json", f"it lists the foreign name {name!r}")
+    for name, entry in meta["files"].items():
+        _read_checked(path / name, entry)
+    for name, entry in meta["memory"].items() if memory else ():
+        _read_checked(path / "memory" / f"{name}.safetensors", entry)
     return meta
 
 

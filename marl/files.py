@@ -148,7 +148,8 @@ def make_folder(folder: Path) -> None:
 def link(source: Path, target: Path) -> None:
     """Hard link, or copy where the file system has no links."""
     try:
-        os.link(source, target)
+        with _full_disk(target):
+            os.link(source, target)
     except OSError as error:
         if error.errno not in (errno.EPERM, errno.EXDEV, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS):
             raise
