@@ -1,0 +1,211 @@
+"""Figures in one style: curves with intervals, performance profiles, intervals side by side.
+
+Colours are Okabe and Ito's, told apart by the colour-blind; every series also has its own marker
+and dash pattern, so that a grey print reads as well. Functions return the figure; `save` writes it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter, PercentFormatter
+from numpy.typing import ArrayLike
+
+from marl import files, stats
+
+# Okabe, Ito: "Color Universal Design", 2008; yellow left out, it does not show on white.
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = ("o", "s", "^", "D", "v", "P", "X")
+DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
+PANEL = (4.0, 3.0)  # inches
+SHARES = ("success",)  # quantities that are shares of episodes, shown in per cent
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One series of a panel: x of shape (T,), and an estimate whose arrays have that shape."""
+
+    label: str
+    x_T: ArrayLike
+    estimate: stats.Estimate
+
+
+def canvas(panels: int, title: str = "", panel: tuple[float, float] = PANEL) -> tuple[Figure, list[Axes]]:
+    """A figure with so many panels, at most four in a row."""
+    columns = max(1, min(4, panels))
+    rows = max(1, -(-panels // columns))
+    figure = Figure(figsize=(panel[0] * columns, panel[1] * rows), dpi=120, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = list(figure.subplots(rows, columns, squeeze=False).ravel())
+    for ax in axes[panels:]:
+        ax.set_visible(False)
+    for ax in axes:
+        ax.grid(alpha=0.25, linewidth=0.6)
+        ax.set_axisbelow(True)
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    if title:
+        figure.suptitle(title, fontsize=11)
+    return figure, axes
+
+
+def save(figure: Figure, path: Path) -> Path:
+    """Write the figure as PNG, whole or not at all; makes the folder."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png")
+    files.make_folder(path.parent)
+    files.write_atomic(path, buffer.getvalue())
+    return path
+
+
+def draw(ax: Axes, lines: Sequence[Line], *, ylabel: str, share: bool = False) -> None:
+    """Draw lines with their bands over team steps.
+
+    Args:
+        ax: the panel.
+        lines: one per method; a line without interval (one run) has no band.
+        ylabel: quantity and unit.
+        share: the quantity is a share in [0, 1]: per cent, and the axis shows all of it.
+    """
+    for i, line in enumerate(lines):
+        x_T, one = np.asarray(line.x_T), line.estimate
+        colour = COLOURS[i % len(COLOURS)]
+        every = max(1, len(x_T) // 8)
+        ax.plot(
+            x_T,
+            one.value,
+            label=line.label,
+            color=colour,
+            marker=MARKERS[i % len(MARKERS)],
+            linestyle=DASHES[i % len(DASHES)],
+            linewidth=1.4,
+            markersize=4,
+            markevery=(i * every // max(1, len(lines)), every),
+        )
+        if one.low is not None and one.high is not None:
+            ax.fill_between(x_T, one.low, one.high, color=colour, alpha=0.18, linewidth=0)
+    ax.set_xlabel("team steps", fontsize=9)
+    ax.set_ylabel(ylabel, fontsize=9)
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    if share:
+        ax.set_ylim(-0.03, 1.03)
+        ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    if len(lines) > 1:
+        ax.legend(fontsize=7, frameon=False)
+
+
+def curves(
+    panels: Mapping[str, Sequence[Line]], *, title: str = "", ylabel: str = "wins (IQM)", share: bool = True
+) -> Figure:
+    """Learning curves: a panel per task, a line per method.
+
+    Args:
+        panels: title of each panel and its lines; `learning_line` makes one from scores.
+        title: above all panels.
+        ylabel, share: as for `draw`.
+    """
+    figure, axes = canvas(len(panels), title)
+    for ax, (name, lines) in zip(axes, panels.items(), strict=False):
+        draw(ax, lines, ylabel=ylabel, share=share)
+        ax.set_title(name, fontsize=10)
+    return figure
+
+
+def learning_line(label: str, x_T: ArrayLike, scores_TRM: ArrayLike, rng: np.random.Generator) -> Line:
+    """IQM over runs and tasks with its 95 % band at every point.
+
+    Args:
+        label: name of the method; the number of runs is added.
+        x_T: team steps.
+        scores_TRM: (T, R, M) scores of R runs on M tasks.
+        rng: draws the bootstrap.
+    """
+    estimate = stats.interval(scores_TRM, rng=rng)
+    return Line(label=f"{label} (n={estimate.runs})", x_T=x_T, estimate=estimate)
+
+
+def run_curves(curve: Sequence[Mapping[str, Any]], title: str, rng: np.random.Generator) -> Figure:
+    """The evaluations of one run: mean over its episodes with the 95 % interval over episodes.
+
+    Args:
+        curve: entries of results.json: "step" and, per name, numbers [seed][episode].
+        title: above the panels.
+        rng: draws the bootstrap.
+    """
+    names = [name for name in ("success", "return", "length") if curve and name in curve[0]]
+    labels = {"success": "wins", "return": "return per episode", "length": "episode length (team steps)"}
+    figure, axes = canvas(len(names), title)
+    for ax, name in zip(axes, names, strict=False):
+        values_TE1 = np.array([np.concatenate(entry[name]) for entry in curve], dtype=float)[..., None]
+        estimate = stats.interval(values_TE1, stats.mean, rng=rng, resamples=1000)
+        line = Line(label=name, x_T=[entry["step"] for entry in curve], estimate=estimate)
+        draw(ax, [line], ylabel=labels[name], share=name in SHARES)
+    return figure
+
+
+def profiles(
+    scores: Mapping[str, ArrayLike],
+    tau_K: ArrayLike,
+    *,
+    rng: np.random.Generator,
+    xlabel: str = "score",
+    title: str = "",
+) -> Figure:
+    """Performance profiles: share of runs with a score above each threshold, with pointwise bands.
+
+    Args:
+        scores: (R, M) per method.
+        tau_K: thresholds.
+        rng: draws the bootstrap.
+        xlabel: quantity and unit of the score.
+        title: above the panel.
+
+    Reference: Agarwal et al. 2021, section 4.2.
+    """
+    figure, (ax,) = canvas(1, title, (5.0, 3.4))
+    lines = [
+        Line(label=label, x_T=tau_K, estimate=stats.profile_interval(values, tau_K, rng=rng, resamples=1000))
+        for label, values in scores.items()
+    ]
+    draw(ax, lines, ylabel="share of runs above", share=True)
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.set_xlabel(f"{xlabel} threshold", fontsize=9)
+    return figure
+
+
+def intervals(
+    panels: Mapping[str, Mapping[str, stats.Estimate]], *, title: str = "", share: bool = False
+) -> Figure:
+    """Estimates side by side: a panel per quantity, a row per method, a bar for the interval.
+
+    Args:
+        panels: quantity with its unit, and per method a single-number estimate.
+        title: above all panels.
+        share: the quantities are shares in [0, 1], shown in per cent.
+    """
+    height = 0.9 + 0.32 * max(len(methods) for methods in panels.values())
+    figure, axes = canvas(len(panels), title, (PANEL[0], height))
+    for ax, (quantity, methods) in zip(axes, panels.items(), strict=False):
+        for row, one in enumerate(methods.values()):
+            value, low, high = one.numbers()
+            colour = COLOURS[row % len(COLOURS)]
+            if low is not None and high is not None:
+                ax.barh(row, high - low, left=low, height=0.55, color=colour, alpha=0.3)
+            ax.plot([value, value], [row - 0.3, row + 0.3], color=colour, linewidth=2.2)
+        ax.set_yticks(range(len(methods)), list(methods), fontsize=8)
+        ax.set_ylim(len(methods) - 0.4, -0.6)
+        ax.use_sticky_edges = False  # bars would otherwise stick to the edge of the panel
+        ax.margins(x=0.06)
+        ax.set_xlabel(quantity, fontsize=9)
+        ax.grid(axis="y", visible=False)
+        if share:
+            ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
+    return figure

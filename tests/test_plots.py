@@ -1,0 +1,86 @@
+"""Figures show the numbers they were given: values, bands, labels and units are read back."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from matplotlib.colors import to_hex
+
+from marl import plots, stats
+
+
+def rng() -> np.random.Generator:
+    return np.random.default_rng(0)
+
+
+def test_curves_show_iqm_band_and_labels() -> None:
+    x_T = np.array([0, 1000, 2000])
+    scores_TRM = rng().uniform(size=(3, 5, 1))
+    line = plots.learning_line("qmix", x_T, scores_TRM, rng())
+    figure = plots.curves({"battle/3m": [line, plots.learning_line("vdn", x_T, scores_TRM / 2, rng())]})
+    (ax,) = figure.axes
+    drawn = ax.get_lines()
+    np.testing.assert_array_equal(drawn[0].get_xdata(), x_T)
+    np.testing.assert_allclose(drawn[0].get_ydata(), [stats.iqm(scores_TRM[t]) for t in range(3)])
+    (band, _) = ax.collections
+    vertices = band.get_paths()[0].vertices
+    assert vertices[:, 1].min() == pytest.approx(line.estimate.low.min())
+    assert vertices[:, 1].max() == pytest.approx(line.estimate.high.max())
+    assert [text.get_text() for text in ax.get_legend().get_texts()] == ["qmix (n=5)", "vdn (n=5)"]
+    assert (ax.get_xlabel(), ax.get_ylabel(), ax.get_title()) == ("team steps", "wins (IQM)", "battle/3m")
+    assert ax.yaxis.get_major_formatter()(0.5, 0) == "50%"
+    assert len({to_hex(d.get_color()) for d in drawn}) == len({d.get_marker() for d in drawn}) == 2
+
+
+def test_one_run_has_no_band() -> None:
+    line = plots.learning_line("qmix", [0, 1], np.zeros((2, 1, 1)), rng())
+    (ax,) = plots.curves({"3m": [line]}).axes
+    assert not ax.collections
+    assert ax.get_legend() is None
+
+
+def test_run_curves_average_the_episodes_of_each_evaluation() -> None:
+    curve = [
+        {"step": 0, "wall_s": 0.0, "success": [[0.0, 0.0]], "return": [[1.0, 3.0]]},
+        {"step": 10, "wall_s": 1.0, "success": [[1.0, 0.0]], "return": [[5.0, 7.0]]},
+    ]
+    wins, returns = plots.run_curves(curve, "run", rng()).axes
+    np.testing.assert_allclose(wins.get_lines()[0].get_ydata(), [0.0, 0.5])
+    np.testing.assert_allclose(returns.get_lines()[0].get_ydata(), [2.0, 6.0])
+    np.testing.assert_allclose(wins.get_lines()[0].get_xdata(), [0, 10])
+
+
+def test_run_curves_without_evaluations_are_an_empty_figure(tmp_path: Path) -> None:
+    assert plots.save(plots.run_curves([], "run", rng()), tmp_path / "curves.png").is_file()
+
+
+def test_profiles_fall_from_one_to_zero() -> None:
+    figure = plots.profiles({"a": rng().uniform(size=(5, 3))}, [-0.1, 0.5, 1.1], rng=rng(), xlabel="wins")
+    (ax,) = figure.axes
+    y = ax.get_lines()[0].get_ydata()
+    assert y[0] == 1.0
+    assert 0 < y[1] < 1
+    assert y[2] == 0.0
+    assert ax.get_xlabel() == "wins threshold"
+
+
+def test_intervals_show_value_and_ends() -> None:
+    one = stats.Estimate(value=np.array(0.5), low=np.array(0.4), high=np.array(0.7), runs=5)
+    single = stats.Estimate(value=np.array(0.9), low=None, high=None, runs=1)
+    (ax,) = plots.intervals({"wins": {"qmix": one, "iql": single}}, share=True).axes
+    (bar,) = ax.patches
+    assert (bar.get_x(), bar.get_x() + bar.get_width()) == pytest.approx((0.4, 0.7))
+    assert [line.get_xdata()[0] for line in ax.get_lines()] == [0.5, 0.9]
+    assert [text.get_text() for text in ax.get_yticklabels()] == ["qmix", "iql"]
+    assert ax.get_xlabel() == "wins"
+
+
+def test_five_panels_take_two_rows_and_hide_the_rest() -> None:
+    _, axes = plots.canvas(5)
+    assert [ax.get_visible() for ax in axes] == [True] * 5 + [False] * 3
+
+
+def test_save_leaves_only_the_picture(tmp_path: Path) -> None:
+    path = plots.save(plots.canvas(1)[0], tmp_path / "new" / "figure.png")
+    assert path.read_bytes()[:4] == b"\x89PNG"
+    assert [p.name for p in path.parent.iterdir()] == ["figure.png"]
