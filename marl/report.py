@@ -2,50 +2,17 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from marl import files
 from marl.config import RunConfig
 from marl.progress import duration
 
 CURVES, VIDEO = "curves.png", "team.gif"
 PICTURES = (CURVES, VIDEO)
-
-
-def curves(path: Path, curve: Sequence[Mapping[str, Any]], title: str) -> None:
-    """Draw every per-episode quantity of the evaluations over team steps: mean and, over seeds, range.
-
-    Args:
-        path: the .png to write.
-        curve: entries of results.json: step, wall_s, and per name [seed][episode].
-        title: above the panels.
-    """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    names = [n for n in ("success", "return", "length") if curve and n in curve[0]]
-    figure = Figure(figsize=(4.2 * max(1, len(names)), 3.2), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = np.atleast_1d(figure.subplots(1, max(1, len(names))))
-    steps = [entry["step"] for entry in curve]
-    for ax, name in zip(axes, names, strict=False):
-        means_TS = np.array([[np.mean(row) for row in entry[name]] for entry in curve])  # S seeds
-        ax.plot(steps, means_TS.mean(1), marker=".")
-        if means_TS.shape[1] > 1:
-            ax.fill_between(steps, means_TS.min(1), means_TS.max(1), alpha=0.2)
-        ax.set(xlabel="team steps", title=name)
-        if name == "success":
-            ax.set_ylim(-0.02, 1.02)
-        ax.grid(alpha=0.3)
-    figure.suptitle(title, fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    files.write_atomic(path, buffer.getvalue())
 
 
 def summary(folder: Path, out: Mapping[str, Any]) -> list[str]:
@@ -76,6 +43,7 @@ def summary(folder: Path, out: Mapping[str, Any]) -> list[str]:
 
 def pictures(cfg: RunConfig, agent: Any, curve: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Write the curves and, where the world can be drawn, a GIF of the greedy team."""
-    made = [cfg.folder / CURVES]
-    curves(made[0], curve, cfg.run_id)
-    return made
+    from marl import plots
+
+    figure = plots.run_curves(curve, cfg.run_id, np.random.default_rng(0))
+    return [plots.save(figure, cfg.folder / CURVES)]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from marl import files, stats
+from marl import files, plots, stats
 from marl.config import label
 from marl.study import Job, Study
 
@@ -67,48 +66,24 @@ def table(study: Study, found: Found) -> str:
 
 def plot(study: Study, found: Found, path: Path) -> None:
     """Success (or return) over team steps: a panel per env, a line per setting, IQM and 95 % band."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    panels: dict[str, list[tuple[str, list[tuple[Job, dict[str, Any]]]]]] = {}
-    for (_, name), runs in groups(found).items():
-        words = [w for w in name.split() if not w.startswith("env")]
+    panels: dict[str, list[plots.Line]] = {}
+    name = "success" if all("success" in r["curve"][0] for _, r in found if r["curve"]) else "return"
+    for (_, setting), runs in groups(found).items():
+        curves = [r["curve"] for _, r in runs]
+        count = min(len(c) for c in curves)  # evaluations that every run made
+        if count == 0:
+            continue
+        words = [w for w in setting.split() if not w.startswith("env")]
         line = " ".join(words) or label(runs[0][0].cfg.agent)
-        panels.setdefault(label(runs[0][0].cfg.env), []).append((line, runs))
-    columns = min(4, len(panels))
-    rows = -(-len(panels) // columns)
-    figure = Figure(figsize=(4.0 * columns, 3.0 * rows), dpi=120, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(rows, columns, squeeze=False).ravel()
-    for ax, (env, lines) in zip(axes, panels.items(), strict=False):
-        for line, runs in lines:
-            _draw(ax, line, runs)
-        ax.set(title=env, xlabel="team steps")
-        ax.grid(alpha=0.3)
-        ax.legend(fontsize=7)
-    for ax in axes[len(panels) :]:
-        ax.set_visible(False)
-    figure.suptitle(study.name, fontsize=10)
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png")
-    files.make_folder(path.parent)
-    files.write_atomic(path, buffer.getvalue())
-
-
-def _draw(ax: Any, line: str, runs: Sequence[tuple[Job, dict[str, Any]]]) -> None:
-    """One line: the IQM over seeds at every evaluation that all runs made."""
-    curves = [r["curve"] for _, r in runs]
-    count = min(len(c) for c in curves)
-    if count == 0:
-        return
-    name = "success" if "success" in curves[0][0] else "return"
-    steps = [entry["step"] for entry in curves[0][:count]]
-    values_TRM = np.array([[[np.mean(c[t][name])] for c in curves] for t in range(count)])
-    estimate = stats.interval(values_TRM, rng=np.random.default_rng(_RESAMPLES_SEED))
-    ax.plot(steps, estimate.value, label=f"{line} (n={len(runs)})")
-    if estimate.low is not None and estimate.high is not None:
-        ax.fill_between(steps, estimate.low, estimate.high, alpha=0.2)
-    ax.set_ylabel(name)
+        values_TRM = [[[np.mean(c[t][name])] for c in curves] for t in range(count)]
+        steps = [entry["step"] for entry in curves[0][:count]]
+        drawn = plots.learning_line(line, steps, values_TRM, np.random.default_rng(_RESAMPLES_SEED))
+        panels.setdefault(label(runs[0][0].cfg.env), []).append(drawn)
+    share = name == "success"
+    figure = plots.curves(
+        panels, title=study.name, ylabel="wins (IQM)" if share else "return (IQM)", share=share
+    )
+    plots.save(figure, path)
 
 
 def write(study: Study, found: Found) -> None:
