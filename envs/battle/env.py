@@ -13,6 +13,7 @@ from marl.envs.battle import tables as tables_
 from marl.envs.battle.config import Config
 from marl.envs.battle.layout import spec
 from marl.envs.battle.native import Native
+from marl.envs.battle.rules import TorchForm
 from marl.envs.battle.units import UNITS
 from marl.errors import MarlError, require
 from marl.native import NoCompiler
@@ -44,6 +45,8 @@ class Battle:
         self.unit_radius = torch.tensor([unit.radius for unit in UNITS], device=device)
         self.state = self._empty_state()
         self._native = self._find_native()
+        self._torch = TorchForm(config, self.tables, device)
+        self._shape = (num_envs, self.map.n_allies)
         units = self.map.n_allies + self.map.n_enemies
         self.threads = max(1, min(threads, num_envs // 16, num_envs * units * units // _WORK_PER_THREAD))
 
@@ -92,53 +95,31 @@ class Battle:
         """Start episode 0 everywhere; row b is keyed by ``rng.stream("env", num_envs)`` row b."""
         self.state["key_B"].copy_(rng.stream("env", self.num_envs, self.device).key_B)
         self.state["episode_B"].zero_()
-        assert self._native is not None
-        self._native.reset(self.num_envs)
+        if self._native:
+            self._native.reset(self.num_envs)
+        else:
+            self._torch.reset(self.state)
         return self.observe()
 
     def observe(self) -> TimeStep:
         """The TimeStep of the state as it stands, as after a reset."""
-        assert self._native is not None
-        out = self._outputs()
-        self._native.observe(out, self.num_envs)
-        obs, state, avail, terminated, truncated, alive, t, reward = out[:8]
-        for tensor in (terminated, truncated, reward, *out[11:]):
-            tensor.zero_()
-        return TimeStep(
-            obs_BNO=obs, state_BS=state, avail_BNA=avail, terminated_B=terminated, truncated_B=truncated,
-            present_BN=torch.ones_like(alive), alive_BN=alive, t_B=t, reward_B=reward,
-            info={"success": out[11], "dead_allies": out[12], "dead_enemies": out[13]},
-        )  # fmt: skip
-
-    def _outputs(self) -> list[Tensor]:
-        """Fresh tensors in the order of struct Out."""
-        b, n, a = self.num_envs, self.map.n_allies, self.tables.n_actions
-        o, s = self.spec.obs_size, self.spec.state_size
-        empty, boolean, whole = torch.empty, torch.bool, torch.int64
-        return [
-            empty(b, n, o), empty(b, s), empty(b, n, a, dtype=boolean), empty(b, dtype=boolean),
-            empty(b, dtype=boolean), empty(b, n, dtype=boolean), empty(b, dtype=whole), empty(b),
-            empty(b, n, o), empty(b, s), empty(b, n, a, dtype=boolean), empty(b, dtype=boolean),
-            empty(b, dtype=whole), empty(b, dtype=whole),
-        ]  # fmt: skip
+        return self._native.observe(self.num_envs) if self._native else self._torch.observe(self.state)
 
     def step(self, actions_BN: Tensor) -> TimeStep:
         """Eight game loops of every battle; an unavailable action is carried out as stop.
 
+        DEVIATION: SMAC stops the program on an unavailable action; a batch cannot afford to look.
+
         Args:
             actions_BN: int64 (B, N).
         """
-        assert self._native is not None
-        out = self._outputs()
-        done = self._native.step(out, actions_BN.contiguous(), self.threads)
-        obs, state, avail, terminated, truncated, alive, t, reward = out[:8]
-        finals = out[8:11] if done else out[:3]
-        return TimeStep(
-            obs_BNO=obs, state_BS=state, avail_BNA=avail, terminated_B=terminated, truncated_B=truncated,
-            present_BN=torch.ones_like(alive), alive_BN=alive, t_B=t, reward_B=reward,
-            final_obs_BNO=finals[0], final_state_BS=finals[1], final_avail_BNA=finals[2],
-            info={"success": out[11], "dead_allies": out[12], "dead_enemies": out[13]},
-        )  # fmt: skip
+        if actions_BN.shape != self._shape or actions_BN.dtype != torch.int64:
+            raise MarlError(
+                f"actions of shape {tuple(actions_BN.shape)} and {actions_BN.dtype}: give int64 {self._shape}"
+            )
+        if self._native:
+            return self._native.step(actions_BN.contiguous(), self.threads)
+        return self._torch.step(self.state, actions_BN)
 
     def state_dict(self) -> dict[str, Tensor]:
         """A copy of the whole state."""

@@ -41,7 +41,7 @@ inline uint32_t bits_of(vi mask) {  // bit l set where lane l is true
 
 inline vf root(vf a) {
 #ifdef __AVX512F__
-  return (vf)_mm512_sqrt_ps((__m512)a);
+  return (vf)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)a);
 #else
   vf out;
   for (int l = 0; l < L; ++l) out[l] = __builtin_sqrtf(a[l]);
@@ -54,7 +54,7 @@ inline vf gather(const vf* rows, vi index) {
   const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   const vi at = index * L + lane;
 #ifdef __AVX512F__
-  return (vf)_mm512_i32gather_ps((__m512i)at, reinterpret_cast<const float*>(rows), 4);
+  return (vf)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xFFFF, (__m512i)at, rows, 4);
 #else
   vf out;
   for (int l = 0; l < L; ++l) out[l] = reinterpret_cast<const float*>(rows)[at[l]];

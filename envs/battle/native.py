@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from ctypes import c_float, c_int32, c_int64, c_void_p
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from marl.envs.battle.config import Config
 from marl.envs.battle.layout import own_position, state_size
 from marl.envs.battle.tables import DRAWS, REWARDS, Tables
 from marl.native import STRICT, load
+from marl.types import TimeStep
 
 # Neither flag changes a number: sqrt may not set errno, comparisons may not trap, so that both vectorise.
 FLAGS = (*STRICT, "-fno-math-errno", "-fno-trapping-math")
@@ -57,7 +58,9 @@ class Native:
 
     def __init__(self, config: Config, tables: Tables, obs_size: int) -> None:
         self.library = load(Path(__file__).with_name("battle.cpp"), FLAGS)
-        self.library.battle_step.restype = c_int64
+        self._step = self.library.battle_step
+        self._step.restype = c_int64
+        self._step.argtypes = (c_void_p, c_void_p, c_void_p, c_void_p, c_int64, c_int32)
         scenario = tables.map
         arrays = {
             "units": tables.units, "damage": tables.damage, "ally_bit": tables.ally_bit,
@@ -84,26 +87,57 @@ class Native:
         self.world = _World(**{k: int(v) for k, v in ints.items()}, **floats, **pointers)
         self._world = ctypes.addressof(self.world)
         self._out = (c_void_p * _OUT)()
+        self._sizes = scenario.n_allies, tables.n_actions, obs_size, state_size(config, tables)
 
     def bind(self, state: dict[str, Tensor]) -> None:
         """Remember the addresses of the state's tensors, which are changed in place from now on."""
         self._state = (c_void_p * len(STATE))(*(state[name].data_ptr() for name in STATE))
 
-    def step(self, out: Sequence[Tensor], actions_BN: Tensor, threads: int) -> int:
-        """One step of all worlds; fills `out` (in the order of struct Out), returns the episodes ended."""
-        self._out[:] = [tensor.data_ptr() for tensor in out]
-        return int(
-            self.library.battle_step(
-                c_void_p(self._world), self._state, self._out, c_void_p(actions_BN.data_ptr()),
-                c_int64(actions_BN.shape[0]), threads,
-            )
+    def step(self, actions_BN: Tensor, threads: int) -> TimeStep:
+        """One step of all worlds.
+
+        Args:
+            actions_BN: int64 (B, N), contiguous, on the CPU.
+            threads: at least 1.
+        """
+        out = self._outputs(actions_BN.shape[0])
+        done = self._step(
+            self._world, self._state, self._out, actions_BN.data_ptr(), actions_BN.shape[0], threads
+        )
+        obs, state, avail, terminated, truncated, alive, t, reward, *final, success, allies, enemies = out
+        final_obs, final_state, final_avail = final if done else (obs, state, avail)
+        return TimeStep(
+            obs_BNO=obs, state_BS=state, avail_BNA=avail, terminated_B=terminated, truncated_B=truncated,
+            present_BN=torch.ones_like(alive), alive_BN=alive, t_B=t, reward_B=reward,
+            final_obs_BNO=final_obs, final_state_BS=final_state, final_avail_BNA=final_avail,
+            info={"success": success, "dead_allies": allies, "dead_enemies": enemies},
         )  # fmt: skip
 
     def reset(self, envs: int) -> None:
         """Start the episodes whose numbers the state holds."""
         self.library.battle_reset(c_void_p(self._world), self._state, c_int64(envs))
 
-    def observe(self, out: Sequence[Tensor], envs: int) -> None:
-        """Fill obs, state, avail, alive and t of `out` from the state."""
-        self._out[:] = [tensor.data_ptr() for tensor in out]
+    def observe(self, envs: int) -> TimeStep:
+        """The TimeStep of the state as it stands, as after a reset."""
+        out = self._outputs(envs)
+        for tensor in (out[3], out[4], out[7], *out[11:]):
+            tensor.zero_()
         self.library.battle_observe(c_void_p(self._world), self._state, self._out, c_int64(envs))
+        return TimeStep(
+            obs_BNO=out[0], state_BS=out[1], avail_BNA=out[2], terminated_B=out[3], truncated_B=out[4],
+            present_BN=torch.ones_like(out[5]), alive_BN=out[5], t_B=out[6], reward_B=out[7],
+            info={"success": out[11], "dead_allies": out[12], "dead_enemies": out[13]},
+        )  # fmt: skip
+
+    def _outputs(self, b: int) -> list[Tensor]:
+        """Fresh tensors in the order of struct Out, their addresses in `_out`."""
+        n, a, o, s = self._sizes
+        empty, boolean, whole = torch.empty, torch.bool, torch.int64
+        out = [
+            empty(b, n, o), empty(b, s), empty(b, n, a, dtype=boolean), empty(b, dtype=boolean),
+            empty(b, dtype=boolean), empty(b, n, dtype=boolean), empty(b, dtype=whole), empty(b),
+            empty(b, n, o), empty(b, s), empty(b, n, a, dtype=boolean), empty(b, dtype=boolean),
+            empty(b, dtype=whole), empty(b, dtype=whole),
+        ]  # fmt: skip
+        self._out[:] = [tensor.data_ptr() for tensor in out]
+        return out

@@ -72,13 +72,13 @@ def draw(env: Battle, index: int = 0) -> np.ndarray:
     """
     view = _view(env, index)
     canvas = _ground(env)
-    for u in np.flatnonzero(~view.alive_U):
+    for u in np.flatnonzero(~view.alive_U).tolist():
         _cross(canvas, view, u)
-    for u in np.flatnonzero(view.alive_U & (view.target_U >= 0)):
+    for u in np.flatnonzero(view.alive_U & (view.target_U >= 0)).tolist():
         _aim(canvas, view, u)
     air_U = np.array([UNITS[t].air for t in view.type_U])
     order = np.lexsort((view.y_U, air_U))  # flyers above walkers, the nearer (lower) above the farther
-    living = [u for u in order if view.alive_U[u]]
+    living = [u for u in order.tolist() if view.alive_U[u]]
     for u in living:
         _disc(canvas, view, u)
     for u in living:

@@ -67,7 +67,7 @@ inline void choose_patients(const World& w, Group& g) {
 
 inline int cell_of(float x, float y) {
   const int cx = x < kSizeF ? static_cast<int>(x) : kSize - 1, cy = y < kSizeF ? static_cast<int>(y) : kSize - 1;
-  return cx * kSize + cy;
+  return (cx > 0 ? cx : 0) * kSize + (cy > 0 ? cy : 0);
 }
 
 // Ground units that cannot walk straight head for the centre of the cell that the way table names.
