@@ -144,13 +144,17 @@ def _fill(cls: type, given: Mapping[str, Any], where: str, trust: tuple[str, ...
             values[name] = convert(value, hints[name], _join(where, name), trust)
     for name, f in known.items():
         if name not in values and f.default is f.default_factory is dataclasses.MISSING:
-            kind = _describe(hints[name])
-            raise MarlError(f"{_join(where, name)} is missing: give {_join(where, name)}=<{kind}>")
+            place = _join(where, name)
+            raise MarlError(f"{place} is missing: give {place}=<{_describe(hints[name])}>")
     try:
         return cls(**values)
     except FieldError as error:
         if where and not error.field.startswith(where + "."):
-            raise FieldError(_join(where, error.field), error.value, str(error).split(": ", 1)[1]) from None
+            raise FieldError(_join(where, error.field), error.value, error.fix) from None
+        raise
+    except MarlError as error:
+        if where and str(error).startswith(tuple(f"{name}=" for name in known)):
+            raise MarlError(_join(where, str(error))) from None
         raise
 
 
@@ -162,8 +166,8 @@ def _describe(hint: Any) -> str:
     if origin in (Union, types.UnionType):
         return " or ".join("null" if a is type(None) else _describe(a) for a in args)
     if origin in (tuple, list, Sequence):
-        return f"[{_describe(args[0])}, ...]" if args else "a list"
-    names = {int: "whole number", float: "number", bool: "true or false", str: "text", Path: "path"}
+        return f"a list [{_describe(args[0])}, ...]" if args else "a list"
+    names = {int: "a whole number", float: "a number", bool: "true or false", str: "text", Path: "a path"}
     if isinstance(hint, type) and dataclasses.is_dataclass(hint):
         return "a mapping with " + ", ".join(f.name for f in dataclasses.fields(hint))
     return names.get(hint, getattr(hint, "__name__", str(hint)))

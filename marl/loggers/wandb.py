@@ -69,3 +69,4 @@ class Wandb:
 
     def close(self) -> None:
         self._run.finish()
+        self._wandb.teardown()  # waits until wandb's own process has written the file and ended
