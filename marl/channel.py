@@ -58,6 +58,10 @@ class PerfectLink:
         messages, bits, pairs = self._count_3.tolist()
         return {"messages": messages, "bits": bits, "talk": messages / pairs if pairs else 0.0}
 
+    def add(self, other: PerfectLink) -> None:
+        """Count what another link counted, too."""
+        self._count_3 += other._count_3
+
     def state_dict(self) -> dict[str, Tensor]:
         return {"count": self._count_3.clone()}
 

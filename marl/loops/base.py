@@ -19,9 +19,20 @@ ReadSegment = Callable[[str], Mapping[str, Tensor]]
 class Loop(Protocol):
     """One way to learn; built by its Config from env, agent and rng."""
 
-    steps: int  # team steps: steps of one env with all its agents
-    episodes: int  # finished
-    updates: int  # of the agent
+    @property
+    def steps(self) -> int:
+        """Team steps: steps of one env with all its agents."""
+        ...
+
+    @property
+    def episodes(self) -> int:
+        """Episodes finished while training."""
+        ...
+
+    @property
+    def updates(self) -> int:
+        """Calls of the agent's `update`."""
+        ...
 
     def iterate(self) -> dict[str, float]:
         """Collect a little, learn a little; returns means, `train/...`."""

@@ -1,0 +1,153 @@
+"""How good a team is: a fixed set of episodes, each with its own random stream.
+
+Episode e draws from row e of every stream of `rng`, whatever else runs beside it, so that the same
+episodes are played at every evaluation and the result does not depend on the batch size (but for
+the last bits of networks, whose products round differently in batches of different sizes).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from marl.rng import Rng, Stream
+from marl.rollout import Rollout
+from marl.types import Agent, Env
+
+
+class EnvConfig(Protocol):
+    """The Config of any world."""
+
+    def build(self, *, num_envs: int, device: torch.device, threads: int) -> Env: ...
+
+
+@dataclass(kw_only=True)
+class Evaluation:
+    """What E episodes gave.
+
+    Args:
+        episodes: float64 tensors (E,) on the CPU: "return", "length" (steps), "success" (0 or 1) where
+            the world says so, "return.<objective>", "cost.<name>", and what else the world's
+            `info` says of an episode at its end.
+        link: statistics of messages (marl/channel.py) of all steps played.
+    """
+
+    episodes: dict[str, Tensor]
+    link: dict[str, float]
+
+    @property
+    def return_E(self) -> Tensor:
+        return self.episodes["return"]
+
+    @property
+    def length_E(self) -> Tensor:
+        return self.episodes["length"]
+
+    @property
+    def success_E(self) -> Tensor | None:
+        return self.episodes.get("success")
+
+    def means(self) -> dict[str, float]:
+        return {name: float(value.mean()) for name, value in self.episodes.items()}
+
+    def lists(self) -> dict[str, list[float]]:
+        """Per-episode numbers as plain data."""
+        return {name: value.tolist() for name, value in self.episodes.items()}
+
+
+class _RowsFrom(Rng):
+    """The same streams, their rows counted from `first` instead of 0."""
+
+    def __init__(self, seed: int, *names: str, first: int) -> None:
+        super().__init__(seed, *names)
+        self.first = first
+
+    def child(self, name: str) -> Rng:
+        if name not in self._children:
+            self._children[name] = _RowsFrom(self.seed, *self.names, name, first=self.first)
+        return self._children[name]
+
+    def stream(self, name: str, rows: int | Tensor, device: torch.device | str = "cpu") -> Stream:
+        index_B = torch.arange(rows) if isinstance(rows, int) else rows
+        return super().stream(name, index_B + self.first, device)
+
+
+def evaluate(
+    agent: Agent,
+    env_config: EnvConfig,
+    *,
+    episodes: int,
+    rng: Rng,
+    device: torch.device,
+    threads: int,
+    explore: float = 0.0,
+    batch: int | None = None,
+) -> Evaluation:
+    """Play `episodes` episodes, one per env; envs that end early play on, but only their first counts.
+
+    Args:
+        agent: acts; not changed.
+        env_config: the world.
+        episodes: E, at least 1.
+        rng: which episodes; the same rng gives the same ones.
+        device: of agent and world.
+        threads: of the world.
+        explore: 0 is greedy (deterministic), 1 a stochastic policy itself.
+        batch: most envs at a time; None plays all at once.
+    """
+    parts, links = [], []
+    for first in range(0, episodes, batch or episodes):
+        rows = min(batch or episodes, episodes - first)
+        env = env_config.build(num_envs=rows, device=device, threads=threads)
+        rollout = Rollout(env, agent, _RowsFrom(rng.seed, *rng.names, first=first))
+        parts.append(_first_episodes(rollout, explore))
+        links.append(rollout.link)
+    for link in links[1:]:
+        links[0].add(link)
+    return Evaluation(
+        episodes={name: torch.cat([part[name] for part in parts]) for name in parts[0]},
+        link=links[0].statistics(),
+    )
+
+
+def _first_episodes(rollout: Rollout, explore: float) -> dict[str, Tensor]:
+    """Results of the first episode of every env, float64 on the CPU."""
+    B = rollout.env.num_envs
+    out: dict[str, Tensor] = {}
+    pending_B = torch.ones(B, dtype=torch.bool)
+    while pending_B.any():
+        _, finished = rollout.step(explore)
+        if finished is None:
+            continue
+        env_F = finished.pop("env").cpu()
+        new_F = pending_B[env_F]
+        for name, value in finished.items():
+            column_B = out.setdefault(name, torch.zeros(B, dtype=torch.float64))
+            column_B[env_F[new_F]] = value.cpu().to(torch.float64)[new_F]
+        pending_B[env_F] = False
+    return out
+
+
+def record(agent: Agent, env: Env, *, episodes: int, rng: Rng, explore: float = 0.0) -> list[np.ndarray]:
+    """Pictures of the first env, one before each of its steps.
+
+    Args:
+        agent: acts; not changed.
+        env: reset here.
+        episodes: how many of the first env's episodes, at least 1.
+        rng: which episodes; those of `evaluate` with the same rng come first.
+        explore: as in `evaluate`.
+
+    Returns:
+        RGB pictures (H, W, 3), uint8.
+    """
+    rollout = Rollout(env, agent, rng)
+    frames: list[np.ndarray] = []
+    while int(rollout.episode_B[0]) < episodes:
+        frames.append(env.render(0))
+        rollout.step(explore)
+    return frames

@@ -1,0 +1,129 @@
+"""Learning from the memory that another run left; nothing is acted.
+
+The data are the memory segments of a run's checkpoint, read as they are: any off-policy run is a
+data set. They become this run's own memory, so that its checkpoints need the other run no more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from marl import checkpoint
+from marl.errors import FieldError, require
+from marl.loops.base import Learner, Means, ReadSegment, Segments
+from marl.loops.off_policy import BatchConfig
+from marl.records import Layout
+from marl.replay import Replay
+from marl.rng import Rng
+from marl.types import Agent, Env
+
+
+@dataclass(kw_only=True)
+class OfflineConfig:
+    """The offline loop. One update counts as one step: `total_steps` is the number of updates."""
+
+    data: Path  # run folder whose newest checkpoint holds a memory
+    updates: int = 10  # updates per iterate, >= 1; CHOICE
+    batch: BatchConfig = field(default_factory=BatchConfig)
+
+    def __post_init__(self) -> None:
+        require(self.updates >= 1, "updates", self.updates, "give an integer >= 1")
+
+    def build(self, *, env: Env, agent: Agent, rng: Rng) -> Offline:
+        return Offline(self, env=env, agent=agent, rng=rng)
+
+
+def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
+    """The memory in a run's newest checkpoint.
+
+    Args:
+        folder: the run's folder.
+        env, agent: those that will learn from it; their sizes must be those of the run.
+
+    Raises:
+        FieldError: there is no checkpoint, or it holds no memory.
+        MarlError: the memory is of another world or stores other extras.
+    """
+    saved, _ = checkpoint.latest(folder)
+    if saved is None or not saved.segments:
+        what = "there is no checkpoint in it" if saved is None else "its run keeps no memory"
+        raise FieldError("data", str(folder), f"{what}; give the folder of an off-policy run")
+    return read_memory(saved.state["memory"], saved.read_segment, env, agent)
+
+
+def read_memory(state: Mapping[str, Any], read_segment: ReadSegment, env: Env, agent: Agent) -> Replay:
+    """A memory as large as its stored content, from `Replay.state_dict` and its segments."""
+    half = {name for name, f in state["fields"].items() if f["dtype"] == "torch.float16"}
+    dtypes = {f"{name}_dtype": torch.float16 if name in half else torch.float32 for name in ("obs", "state")}
+    layout = Layout.of(env.spec, agent.extras_spec, **dtypes)
+    memory = Replay(layout, int(state["capacity"]), env.device)
+    memory.load_state_dict(state, read_segment)
+    return memory
+
+
+class Offline:
+    """Makes updates from a fixed memory.
+
+    Args:
+        config: the settings.
+        env: says what the world is like; never stepped.
+        agent: learns.
+        rng: of the loop.
+    """
+
+    def __init__(self, config: OfflineConfig, *, env: Env, agent: Agent, rng: Rng) -> None:
+        self.config, self.env, self.agent, self.rng = config, env, agent, rng
+        self._memory: Replay | None = None
+        self._length = config.batch.entries(env.spec.episode_limit)
+        self._learner = Learner(agent, rng, env.device)
+        self._sample_stream = rng.stream("sample", 1)
+
+    @property
+    def memory(self) -> Replay:
+        """The data; read from the folder at first use, unless a checkpoint brought them."""
+        if self._memory is None:
+            self._memory = load_memory(self.config.data, self.env, self.agent)
+        return self._memory
+
+    @property
+    def updates(self) -> int:
+        return self._learner.updates
+
+    @property
+    def steps(self) -> int:
+        """Updates: there are no team steps."""
+        return self.updates
+
+    @property
+    def episodes(self) -> int:
+        """Finished while learning: none."""
+        return 0
+
+    def iterate(self) -> dict[str, float]:
+        means, b = Means(), self.config.batch
+        for _ in range(self.config.updates):
+            stream = self._sample_stream.fold(self.updates)
+            means.add(self._learner.update(self.memory.sample(stream, b.sequences, self._length, b.starts)))
+        return means.take()
+
+    def segments(self) -> Segments:
+        return self.memory.segments()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "agent": self.agent.state_dict(),
+            "rng": self.rng.state_dict(),
+            "memory": self.memory.state_dict(),
+            "counters": {"updates": self.updates},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any], read_segment: ReadSegment) -> None:
+        self._memory = read_memory(state["memory"], read_segment, self.env, self.agent)
+        self.rng.load_state_dict(state["rng"])
+        self.agent.load_state_dict(state["agent"])
+        self._learner.updates = int(state["counters"]["updates"])
