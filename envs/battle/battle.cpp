@@ -108,11 +108,6 @@ void give_orders(const World& w, Group& g, const int64_t* actions, Lanes lanes) 
   }
 }
 
-struct Tally {
-  float ally[L], enemy[L];  // hp and shields of units alive before the step
-  uint32_t alive_before[kMaxUnits];
-};
-
 struct Verdict {
   bool terminated, truncated, success;
   float reward;
@@ -121,27 +116,28 @@ struct Verdict {
 
 Verdict judge(const World& w, const Group& g, const vf* before, int l) {
   const int n = w.n_allies, units = n + w.n_enemies;
-  float delta = 0.0f, hurt = 0.0f, full = 0.0f;
+  double dealt = 0.0, hurt_sum = 0.0, full_sum = 0.0;  // sums in double: the same in any order
   int kills = 0, deaths = 0, ours = 0, theirs = 0;
   Verdict v{};
   for (int u = 0; u < units; ++u) {
     const float after = g.hp[u][l] + g.shield[u][l];
     const bool was = before[u][l] > 0.0f, is = g.hp[u][l] > 0.0f, fights = is && !g.heals[u][l];
     if (u < n) {
-      hurt += was ? before[u][l] - after : 0.0f;
+      hurt_sum += was ? before[u][l] - after : 0.0f;
       deaths += was && !is;
       ours += fights;
       v.dead_allies += !is;
     } else {
-      delta += was ? before[u][l] - after : 0.0f;
+      dealt += was ? before[u][l] - after : 0.0f;
       kills += was && !is;
       theirs += fights;
       v.dead_enemies += !is;
-      full += g.full_hp[u][l] + g.full_shield[u][l];
+      full_sum += g.full_hp[u][l] + g.full_shield[u][l];
     }
   }
   v.success = theirs == 0 && ours > 0;
   const bool lost = ours == 0 && theirs > 0, over = ours == 0 || theirs == 0;
+  const float delta = static_cast<float>(dealt), hurt = static_cast<float>(hurt_sum), full = static_cast<float>(full_sum);
   float reward = delta + 10.0f * static_cast<float>(kills);
   if (w.reward_mode == 0) reward = reward < 0.0f ? -reward : reward;
   if (w.reward_mode == 1) reward = reward > 0.0f ? reward : 0.0f;

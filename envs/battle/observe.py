@@ -9,7 +9,7 @@ from marl.envs.battle.config import Config
 from marl.envs.battle.layout import own_position
 from marl.envs.battle.maps import SIZE
 from marl.envs.battle.tables import Tables
-from marl.envs.battle.torch_form import State
+from marl.envs.battle.torch_form import State, root
 
 # SMAC's nine sample points, its move amount being 2: axes at 4, diagonals at 2, itself last.
 _SAMPLES = ((0, 4), (0, -4), (4, 0), (-4, 0), (2, 2), (-2, -2), (2, -2), (-2, 2), (0, 0))
@@ -68,7 +68,7 @@ class Observer:
             return torch.ones_like(d2, dtype=torch.bool)
         facing = self.directions[s["facing_BN"]][:, :, None]
         ahead = delta[..., 0] * facing[..., 0] + delta[..., 1] * facing[..., 1]
-        return ahead >= d2.sqrt() * self.tables.scalars["cone_cosine"]
+        return ahead >= root(d2) * self.tables.scalars["cone_cosine"]
 
     def open_ahead(self, s: State, k: State) -> Tensor:
         """bool (B, N, 4): the cell one unit ahead is in the map and the unit may stand on it."""
@@ -101,7 +101,7 @@ class Observer:
         n, alive_BN1 = self.n, (s["hp_BU"] > 0)[:, : self.n, None]
         sight = k["sight"][:, :n, None]
         seen = alive_BN1 & (s["hp_BU"] > 0)[:, None] & (d2 < sight * sight) & cone
-        relative = torch.stack([d2.sqrt() / sight, delta[..., 0] / sight, delta[..., 1] / sight], -1)
+        relative = torch.stack([root(d2) / sight, delta[..., 0] / sight, delta[..., 1] / sight], -1)
         other = torch.cat([relative, unit_BUF[:, None].expand(-1, n, -1, -1)], -1)
         enemy_columns = [0, 1, 2, *(3 + c for c in self._columns(self.map.enemy_shields))]
         ally_columns = [0, 1, 2, *(3 + c for c in self._columns(self.map.ally_shields))]

@@ -10,11 +10,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+
+from marl.canvas import GLYPH_HEIGHT, GLYPH_WIDTH, Canvas, Colour
 from marl.envs.battle.maps import SIZE
 from marl.envs.battle.terrain import GROUND
 from marl.envs.battle.units import ENERGY_MAX, LOOPS_PER_SECOND, UNITS
-
-from marl.canvas import GLYPH_HEIGHT, GLYPH_WIDTH, Canvas, Colour
 
 if TYPE_CHECKING:
     from marl.envs.battle.env import Battle

@@ -125,15 +125,15 @@ class TorchForm:
         fights = alive & ~k["heals"]
         ours, theirs = fights[:, :n].any(1), fights[:, n:].any(1)
         success, over = ours & ~theirs, ~ours | ~theirs
-        reward = lost_BU[:, n:].sum(1) + DEATH_VALUE * died[:, n:].sum(1)
+        reward = _sum(lost_BU[:, n:]) + DEATH_VALUE * died[:, n:].sum(1)
         if self.tables.reward == "abs":
             reward = reward.abs()
         elif self.tables.reward == "clamp":
             reward = reward.clamp(min=0.0)
         elif self.tables.reward == "signed":
             reward = reward - NEGATIVE_SCALE * DEATH_VALUE * died[:, :n].sum(1)
-            reward = reward - NEGATIVE_SCALE * lost_BU[:, :n].sum(1)
-        full = (k["hp"] + k["shield"])[:, n:].sum(1)
+            reward = reward - NEGATIVE_SCALE * _sum(lost_BU[:, :n])
+        full = _sum((k["hp"] + k["shield"])[:, n:])
         best = DEATH_VALUE * self.tables.map.n_enemies + WIN_VALUE + full
         reward = (reward + WIN_VALUE * success) / (best / REWARD_SCALE)
         if self.tables.reward == "sparse":
@@ -147,3 +147,8 @@ class TorchForm:
             dead_allies=(~alive[:, :n]).sum(1),
             dead_enemies=(~alive[:, n:]).sum(1),
         )
+
+
+def _sum(points_BU: Tensor) -> Tensor:
+    """Sum over units in double: the same in any order, so that both forms agree."""
+    return points_BU.double().sum(1).float()

@@ -118,7 +118,7 @@ inline void spawn(const World& w, Group& g, int l, int64_t key, int64_t episode_
     if (a.type != b.type) return rank(a.type) < rank(b.type);
     return a.x != b.x ? a.x < b.x : a.y < b.y;
   });
-  float goal_x = 0.0f, goal_y = 0.0f;
+  double goal_x = 0.0, goal_y = 0.0;  // sums in double: the same in any order
   for (int u = 0; u < units; ++u) {
     const Unit& k = w.units[r[u].type];
     g.type[u][l] = r[u].type;
@@ -140,8 +140,8 @@ inline void spawn(const World& w, Group& g, int l, int64_t key, int64_t episode_
       goal_y += r[u].y;
     }
   }
-  g.goal_x[l] = w.random_teams ? goal_x / static_cast<float>(n) : w.goal_x;
-  g.goal_y[l] = w.random_teams ? goal_y / static_cast<float>(n) : w.goal_y;
+  g.goal_x[l] = w.random_teams ? static_cast<float>(goal_x) / static_cast<float>(n) : w.goal_x;
+  g.goal_y[l] = w.random_teams ? static_cast<float>(goal_y) / static_cast<float>(n) : w.goal_y;
   g.t[l] = 0;
 }
 

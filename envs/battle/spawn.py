@@ -76,7 +76,7 @@ class Spawner:
         wait_BU = self._column("cooldown", type_BU) * self.tables.scalars["cooldown_jitter"]
         wait_BU = wait_BU * stream.fold(COOLDOWN).uniform(units)
         if self.map.random_teams:
-            goal_B2 = _ordered_sum(pos_BU2[:, : self.n]) / self.n
+            goal_B2 = pos_BU2[:, : self.n].double().sum(1).float() / self.n  # in double: the same in any order
         else:
             goal_B2 = pos_BU2.new_tensor(self.map.ally_spawn).repeat(rows, 1)
         return {
@@ -147,7 +147,3 @@ class Spawner:
         y_BE = from_y * share_BE + SIZE * north_BE * (1.0 - share_BE) + self.places_U2[:, 1][rank_BE]
         return torch.cat([allies_BN2, torch.stack([x_BE, y_BE], -1)], 1)
 
-
-def _ordered_sum(pos_BN2: Tensor) -> Tensor:
-    """Sum over units; cumulative, so that the order of additions is the one of the C++ form."""
-    return pos_BN2.cumsum(1)[:, -1]

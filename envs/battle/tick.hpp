@@ -117,6 +117,10 @@ inline void walk(const World& w, Group& g) {
   }
 }
 
+// Adding and subtracting this rounds to multiples of 2**-18, whose sums are exact in any order: crowds are
+// chaotic, and the two forms add up in different orders.
+constexpr float kRounder = 48.0f;
+
 // Overlapping pairs on the same layer move apart by half the overlap each.
 inline void push_apart(const World& w, Group& g) {
   const int units = w.n_allies + w.n_enemies;
@@ -131,8 +135,8 @@ inline void push_apart(const World& w, Group& g) {
       const vf d = root(d2);
       const vi apart = d > 1e-6f;
       const vf amount = (both - d) * 0.5f;
-      const vf ux = pick(overlap, pick(apart, dx / d, splat(1.0f)) * amount, vf{});
-      const vf uy = pick(overlap & apart, dy / d * amount, vf{});
+      const vf ux = pick(overlap, (pick(apart, dx / d, splat(1.0f)) * amount + kRounder) - kRounder, vf{});
+      const vf uy = pick(overlap & apart, (dy / d * amount + kRounder) - kRounder, vf{});
       g.push_x[i] -= ux;
       g.push_y[i] -= uy;
       g.push_x[j] += ux;

@@ -16,7 +16,13 @@ from marl.envs.battle.tables import COLUMNS, Tables
 
 State = dict[str, Tensor]
 _FAR = 1e9  # larger than any squared distance or hp
+_ROUNDER = 48.0  # x + this - this rounds to multiples of 2**-18: their sums are exact in any order
 _TINY = 1e-6  # map units below which a direction is undefined
+
+
+def root(x: Tensor) -> Tensor:
+    """Square root rounded as IEEE 754 asks; torch's own float32 root on the CPU is one bit off at times."""
+    return x.double().sqrt().float()
 
 
 class Simulation:
@@ -131,7 +137,7 @@ class Simulation:
         want = torch.where(has, ~near, want) & (s["hp_BU"] > 0)
         to_BU2 = self._round_obstacles(s, k, to_BU2)
         delta = to_BU2 - s["pos_BU2"]
-        distance = (delta[..., 0] * delta[..., 0] + delta[..., 1] * delta[..., 1]).sqrt()
+        distance = root(delta[..., 0] * delta[..., 0] + delta[..., 1] * delta[..., 1])
         step = torch.minimum(k["walk_step"], distance)
         fraction = torch.where(want & (distance > 0), step / distance, torch.zeros_like(step))
         return s["pos_BU2"] + delta * fraction[..., None]
@@ -158,20 +164,20 @@ class Simulation:
         both = k["radius"][:, :, None] + k["radius"][:, None]
         overlap = (d2 < both * both) & alive[:, :, None] & alive[:, None]
         overlap &= (k["air"][:, :, None] == k["air"][:, None]) & (self.index_U[:, None] != self.index_U)
-        d = d2.sqrt()
+        d = root(d2)
         apart = d > _TINY
         amount = (both - d) * 0.5
         sign = torch.where(self.index_U[:, None] < self.index_U, -1.0, 1.0).expand_as(d)
         ux = torch.where(apart, delta[..., 0] / d, sign) * amount
         uy = torch.where(apart, delta[..., 1] / d, torch.zeros_like(d)) * amount
-        push = torch.stack([ux, uy], -1) * overlap[..., None]
+        push = (torch.stack([ux, uy], -1) + _ROUNDER) - _ROUNDER
         return torch.where(overlap[..., None], push, torch.zeros_like(push)).sum(2)
 
     def _settle(self, s: State, k: State, new_BU2: Tensor, push_BU2: Tensor) -> None:
         """Into the map and off cells that the unit cannot walk: slide along y, else along x, else stay."""
         cap = self.scalars["push_cap"]
         length2 = push_BU2[..., 0] * push_BU2[..., 0] + push_BU2[..., 1] * push_BU2[..., 1]
-        scale = torch.where(length2 > cap * cap, cap / length2.sqrt(), torch.ones_like(length2))
+        scale = torch.where(length2 > cap * cap, cap / root(length2), torch.ones_like(length2))
         rooted = (k["step"] <= 0)[..., None]
         push_BU2 = torch.where(rooted, torch.zeros_like(push_BU2), push_BU2 * scale[..., None])
         low = k["radius"][..., None]
@@ -204,7 +210,7 @@ class Simulation:
         """A rectangle across the line of aim at the target; CHOICE: widened by the victim's radius."""
         there = s["pos_BU2"].gather(1, at_BA[..., None].expand(-1, -1, 2))
         aim = there - s["pos_BU2"]
-        length = (aim[..., 0] * aim[..., 0] + aim[..., 1] * aim[..., 1]).sqrt()
+        length = root(aim[..., 0] * aim[..., 0] + aim[..., 1] * aim[..., 1])
         cx = torch.where(length > _TINY, aim[..., 0] / length, torch.ones_like(length))[..., None]
         cy = torch.where(length > _TINY, aim[..., 1] / length, torch.zeros_like(length))[..., None]
         v = s["pos_BU2"][:, None] - there[:, :, None]
