@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from marl.envs.battle import Config
 
+from marl.envs.battle import Config
+from marl.errors import MarlError
 from marl.native import NoCompiler
 from marl.rng import Rng
 
@@ -15,8 +16,10 @@ def place():
     def build(map_name, form, units, last_actions):
         try:
             env = Config(map=map_name, form=form).build(num_envs=2, device=torch.device("cpu"), threads=1)
-        except NoCompiler as reason:
-            pytest.skip(str(reason))
+        except MarlError as error:
+            if isinstance(error.__cause__, NoCompiler):
+                pytest.skip(str(error))
+            raise
         env.reset(Rng(0))
         state = env.state_dict()
         types = torch.tensor([env.unit_names.index(name) for name, *_ in units])
