@@ -23,9 +23,10 @@ _FOLDER = Path(native.__file__).parent
 _LANES = 16  # floats of a vector in marl/native/tiles.hpp
 _SIGNATURES = {
     "linear": {"marl_linear_forward": "llllpppipi", "marl_linear_backward": "llllpppppppi"},
+    "acting": {"marl_agent_inputs": "lllliippp", "marl_epsilon_greedy": "lllpppdp"},
     "gru": {"marl_gru_forward": "llllll" + "p" * 9 + "i", "marl_gru_backward": "llllll" + "p" * 13 + "i"},
 }
-_TYPES = {"l": ctypes.c_int64, "i": ctypes.c_int, "p": ctypes.c_void_p}
+_TYPES = {"l": ctypes.c_int64, "i": ctypes.c_int, "p": ctypes.c_void_p, "d": ctypes.c_double}
 
 
 @functools.cache
@@ -49,11 +50,10 @@ def usable(x: Tensor) -> bool:
     return x.device.type == "cpu" and x.dtype == torch.float32 and _functions() is not None
 
 
-def _call(name: str, *arguments: Tensor | int | None) -> None:
+def _call(name: str, *arguments: Tensor | float | None) -> None:
     functions = _functions()
     assert functions is not None
-    values = [a.data_ptr() if isinstance(a, Tensor) else a for a in arguments]
-    functions[name](*values, torch.get_num_threads())
+    functions[name](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
@@ -73,7 +73,16 @@ class _Linear(Function):
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
         x, weight, bias = x.contiguous(), weight.contiguous(), bias.contiguous()
         y = x.new_empty(*x.shape[:-1], weight.shape[-2])
-        _call("marl_linear_forward", *_linear_sizes(x, weight), x, weight, bias, int(relu), y)
+        _call(
+            "marl_linear_forward",
+            *_linear_sizes(x, weight),
+            x,
+            weight,
+            bias,
+            int(relu),
+            y,
+            torch.get_num_threads(),
+        )
         ctx.save_for_backward(x, weight, y if relu else None)
         return y
 
@@ -83,7 +92,7 @@ class _Linear(Function):
         x, weight, y = ctx.saved_tensors
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dw, db = torch.empty_like(weight), weight.new_empty(weight.shape[:-1])
-        arrays = x, weight, y, dy.contiguous(), dx, dw, db
+        arrays = x, weight, y, dy.contiguous(), dx, dw, db, torch.get_num_threads()
         _call("marl_linear_backward", *_linear_sizes(x, weight), *arrays)
         return dx, dw, db, None
 
@@ -119,7 +128,20 @@ class _Gru(Function):
         saved = None
         if any(ctx.needs_input_grad):
             saved = x.new_empty(*x.shape[:-1], 4, -(-wh.shape[-1] // _LANES) * _LANES)
-        _call("marl_gru_forward", *_gru_sizes(x, wh), x, start, h0, wi, bi, wh, bh, h, saved)
+        _call(
+            "marl_gru_forward",
+            *_gru_sizes(x, wh),
+            x,
+            start,
+            h0,
+            wi,
+            bi,
+            wh,
+            bh,
+            h,
+            saved,
+            torch.get_num_threads(),
+        )
         ctx.save_for_backward(x, start, h0, wi, wh, h, saved)
         return h
 
@@ -131,6 +153,7 @@ class _Gru(Function):
         gradients = [torch.empty_like(wi), wi.new_empty(wi.shape[:-1])]
         gradients += [torch.empty_like(wh), wh.new_empty(wh.shape[:-1])]
         arrays = x, start, h0, wi, wh, h, saved, dh.contiguous(), dx, *gradients
+        arrays += (torch.get_num_threads(),)
         _call("marl_gru_backward", *_gru_sizes(x, wh), *arrays)
         return dx, None, None, *gradients
 
@@ -138,3 +161,30 @@ class _Gru(Function):
 def _gru_sizes(x_BTNI: Tensor, weight: Tensor) -> tuple[int, int, int, int, int, int]:
     B, T, N, I = x_BTNI.shape  # noqa: E741 - the legend's letter
     return B, T, N, 1 if weight.dim() == 2 else weight.shape[0], I, weight.shape[-1]
+
+
+def agent_inputs(
+    obs: Tensor, last_action: Tensor, *, actions: int, use_last_action: bool, use_ids: bool
+) -> Tensor:
+    """[observation | last action one-hot | agent id one-hot] in one pass, without a gradient.
+
+    Args:
+        obs: float32 (..., N, O).
+        last_action: int64 (..., N), -1 for none.
+        actions: number of actions A.
+        use_last_action, use_ids: which one-hots to append.
+    """
+    (N, O), obs, last_action = obs.shape[-2:], obs.contiguous(), last_action.contiguous()  # noqa: E741
+    out = obs.new_empty(*obs.shape[:-1], O + actions * use_last_action + N * use_ids)
+    sizes = obs.shape[:-2].numel(), N, O, actions
+    _call("marl_agent_inputs", *sizes, int(use_last_action), int(use_ids), obs, last_action, out)
+    return out
+
+
+def epsilon_greedy(q_BNA: Tensor, avail_BNA: Tensor, key_B: Tensor, epsilon: float) -> Tensor:
+    """`marl.value.explore.epsilon_greedy`, bit for bit."""
+    B, N, A = q_BNA.shape
+    actions_BN = torch.empty(B, N, dtype=torch.int64)
+    arrays = q_BNA.contiguous(), avail_BNA.contiguous(), key_B.contiguous()
+    _call("marl_epsilon_greedy", B, N, A, *arrays, epsilon, actions_BN)
+    return actions_BN

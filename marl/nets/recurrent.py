@@ -52,6 +52,9 @@ class GRU(nn.Module):
 
     def step(self, x_BNI: Tensor, h_BNH: Tensor) -> Tensor:
         """The state after one entry, (B, N, H)."""
+        if kernels.usable(x_BNI):
+            never_B1 = torch.zeros(x_BNI.shape[0], 1, dtype=torch.bool)
+            return self(x_BNI[:, None], never_B1, h_BNH)[:, 0]
         return _cell(self.input(x_BNI), self.recurrent, h_BNH)
 
     def forward(self, x_BTNI: Tensor, start_BT: Tensor, h_BNH: Tensor | None = None) -> Tensor:

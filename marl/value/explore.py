@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from marl.nets import kernels
 from marl.rng import Stream
 
 
@@ -20,6 +21,13 @@ def epsilon_greedy(q_BNA: Tensor, avail_BNA: Tensor, rng: Stream, epsilon: float
     Returns:
         int64 (B, N).
     """
+    if kernels.usable(q_BNA):
+        return kernels.epsilon_greedy(q_BNA, avail_BNA, rng.key_B, epsilon)
+    return epsilon_greedy_torch(q_BNA, avail_BNA, rng, epsilon)
+
+
+def epsilon_greedy_torch(q_BNA: Tensor, avail_BNA: Tensor, rng: Stream, epsilon: float) -> Tensor:
+    """The torch form: the reference of the native one, and what other devices run."""
     greedy_BN = q_BNA.masked_fill(~avail_BNA, -torch.inf).argmax(-1)
     if epsilon <= 0:
         return greedy_BN

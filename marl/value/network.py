@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from marl.nets import GRU, linear
+from marl.nets import GRU, kernels, linear
 from marl.types import EnvSpec
 from marl.value.config import ValueConfig
 
@@ -30,8 +30,16 @@ class RecurrentQ(nn.Module):
         self.head = linear(config.hidden, A, generator=generator, copies=copies)
         self.agent_ids = config.agent_ids
 
-    def _encode(self, obs: Tensor, last_action: Tensor) -> Tensor:
-        """Args: obs (..., N, O); last_action int64 (..., N), -1 for none. Returns: (..., N, H)."""
+    def inputs(self, obs: Tensor, last_action: Tensor) -> Tensor:
+        """The network's input rows (..., N, I), differentiable in the observation.
+
+        Args:
+            obs: (..., N, O).
+            last_action: int64 (..., N), -1 for none.
+        """
+        if kernels.usable(obs) and not obs.requires_grad:
+            uses = {"use_last_action": self.last_action, "use_ids": self.agent_ids}
+            return kernels.agent_inputs(obs, last_action, actions=self.n_actions, **uses)
         parts = [obs]
         if self.last_action:  # index A of "none" falls off the end
             A = self.n_actions
@@ -39,13 +47,18 @@ class RecurrentQ(nn.Module):
         if self.agent_ids:
             N = obs.shape[-2]
             parts.append(torch.eye(N, dtype=obs.dtype, device=obs.device).expand(*obs.shape[:-1], N))
-        return self.encoder(torch.cat(parts, -1), relu=True)
+        return torch.cat(parts, -1)
 
-    def forward(self, obs_BTNO: Tensor, last_action_BTN: Tensor, start_BT: Tensor) -> Tensor:
-        """Q-values of whole sequences, (B, T, N, A); the state is zero before entries that start."""
-        return self.head(self.core(self._encode(obs_BTNO, last_action_BTN), start_BT))
+    def forward(self, x_BTNI: Tensor, start_BT: Tensor) -> Tensor:
+        """Q-values of whole sequences, (B, T, N, A); the state is zero before entries that start.
 
-    def step(self, obs_BNO: Tensor, last_action_BN: Tensor, h_BNH: Tensor) -> tuple[Tensor, Tensor]:
+        Args:
+            x_BTNI: of `inputs`.
+            start_BT: bool.
+        """
+        return self.head(self.core(self.encoder(x_BTNI, relu=True), start_BT))
+
+    def step(self, x_BNI: Tensor, h_BNH: Tensor) -> tuple[Tensor, Tensor]:
         """Q-values (B, N, A) of one entry, and the state after it (B, N, H)."""
-        h_BNH = self.core.step(self._encode(obs_BNO, last_action_BN), h_BNH)
+        h_BNH = self.core.step(self.encoder(x_BNI, relu=True), h_BNH)
         return self.head(h_BNH), h_BNH

@@ -101,12 +101,16 @@ class QTeam:
     def act(
         self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
     ) -> Act:
-        q_BNA, h_BNH = self.online.agents.step(ts.obs_BNO, carry["last_action_BN"], carry["hidden_BNH"])
+        q_BNA, h_BNH = self._step_network(ts, carry)
         actions_BN = epsilon_greedy(q_BNA, ts.avail_BNA, rng, explore)
         return Act(actions_BN=actions_BN, carry={"hidden_BNH": h_BNH, "last_action_BN": actions_BN})
 
     def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
-        return self.online.agents.step(ts.obs_BNO, carry["last_action_BN"], carry["hidden_BNH"])[0]
+        return self._step_network(ts, carry)[0]
+
+    def _step_network(self, ts: TimeStep, carry: Carry) -> tuple[Tensor, Tensor]:
+        net = self.online.agents
+        return net.step(net.inputs(ts.obs_BNO, carry["last_action_BN"]), carry["hidden_BNH"])
 
     def joint_value(self, ts: TimeStep, carry: Carry, actions_BN: Tensor) -> Tensor:
         """Q_tot of the joint actions (B, 1), or the agents' own values (B, N)."""
@@ -139,12 +143,12 @@ class QTeam:
     def _values_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Q of the actions taken, differentiable, and their targets; both (B, T, M)."""
         c = self.config
-        inputs = batch.obs_BTNO, batch.last_actions_BTN, batch.start_BT
-        q_BTNA = self.online.agents(*inputs)
+        x_BTNI = self.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
+        q_BTNA = self.online.agents(x_BTNI, batch.start_BT)
         actions_BTN = torch.where(batch.filled_BT[:, :, None], batch.actions_BTN, 0)
         value_BTM = self._mix(self.online, q_BTNA, actions_BTN, batch.avail_BTNA, batch.state_BTS)
         with torch.no_grad():
-            target_q_BTNA = self.target.agents(*inputs)
+            target_q_BTNA = self.target.agents(x_BTNI, batch.start_BT)
             chooser = q_BTNA if c.double_q else target_q_BTNA
             best_BTN = double_q_actions(chooser, batch.avail_BTNA)
             future_BTM = self._mix(self.target, target_q_BTNA, best_BTN, batch.avail_BTNA, batch.state_BTS)

@@ -19,6 +19,10 @@ def _stream(rows):
     return Rng(3).stream("act", rows)
 
 
+def _q(net, obs, last_action, start):
+    return net(net.inputs(obs, last_action), start)
+
+
 @pytest.mark.parametrize("explore", [0.0, 0.3, 1.0])
 def test_only_available_actions_are_taken(make_spec, make_step, explore):
     ts = make_step(make_spec(), B=500)
@@ -88,7 +92,7 @@ def test_acting_step_by_step_equals_the_sequence(make_spec, make_batch, make_ste
         actions.append(act.actions_BN)
     none = torch.full((3, 1, spec.n_agents), -1)
     last = torch.cat([none, torch.stack(actions[:-1], 1)], 1)
-    q = team.online.agents(batch.obs_BTNO, last, batch.start_BT)
+    q = _q(team.online.agents, batch.obs_BTNO, last, batch.start_BT)
     torch.testing.assert_close(torch.stack(values, 1), q.detach())
 
 

@@ -24,6 +24,10 @@ def _update(team, batch):
     return team.update(batch, rng=Rng(0).stream("update", 1))
 
 
+def _q(net, obs, last_action, start):
+    return net(net.inputs(obs, last_action), start)
+
+
 class SlowNetwork(nn.Module):
     """PyMARL's agent, one entry at a time."""
 
@@ -232,12 +236,12 @@ def test_hidden_state_resets_at_an_episodes_start(make_spec, make_batch):
     net = _build(spec).online.agents
     batch = make_batch(spec, B=1, T=30)
     t = int(batch.start_BT[0].nonzero()[2])
-    whole = net(batch.obs_BTNO, batch.last_actions_BTN, batch.start_BT)
-    rest = net(batch.obs_BTNO[:, t:], batch.last_actions_BTN[:, t:], batch.start_BT[:, t:])
+    whole = _q(net, batch.obs_BTNO, batch.last_actions_BTN, batch.start_BT)
+    rest = _q(net, batch.obs_BTNO[:, t:], batch.last_actions_BTN[:, t:], batch.start_BT[:, t:])
     torch.testing.assert_close(whole[:, t:], rest)
     forgotten = batch.start_BT.clone()
     forgotten[0, t] = False
-    assert not torch.allclose(whole[:, t:], net(batch.obs_BTNO, batch.last_actions_BTN, forgotten)[:, t:])
+    assert not torch.allclose(whole[:, t:], _q(net, batch.obs_BTNO, batch.last_actions_BTN, forgotten)[:, t:])
 
 
 @pytest.mark.parametrize("name", AGENTS)
@@ -245,7 +249,7 @@ def test_unshared_networks_equal_separate_ones(make_spec, make_batch, name):
     """Agent i of share=false is PyMARL's network with the i-th copy of the weights."""
     spec = make_spec()
     team, batch = _build(spec, name, share=False), make_batch(spec)
-    q = team.online.agents(batch.obs_BTNO, batch.last_actions_BTN, batch.start_BT)
+    q = _q(team.online.agents, batch.obs_BTNO, batch.last_actions_BTN, batch.start_BT)
     for i in range(spec.n_agents):
         net = SlowNetwork(spec.obs_size + spec.n_actions + spec.n_agents, 8, spec.n_actions)
         net.take(team.state_dict()["networks"], copy_of=i)
