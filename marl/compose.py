@@ -80,7 +80,7 @@ def parse_seeds(text: str | int) -> list[int]:
             raise FieldError("seeds", text, "write a range 0-9 or a list 0,3,5")
         first, last = int(match[1]), int(match[2] or match[1])
         if last < first or last - first >= _MAX_SEEDS:
-            raise FieldError("seeds", text, f"give a rising range of at most {_MAX_SEEDS} seeds")
+            raise FieldError("seeds", text, f"give a rising range such as 0-9, of at most {_MAX_SEEDS} seeds")
         seeds += [s for s in range(first, last + 1) if s not in seeds]
     return seeds
 

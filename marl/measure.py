@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from marl import checkpoint, config, files, report, stats
+from marl import checkpoint, config, files, stats
 from marl.config import RunConfig
 from marl.errors import FieldError
 from marl.process import prepare_process
@@ -93,7 +93,7 @@ def evaluate_run(
         threads=cfg.threads,
         explore=explore,
     )
-    out = report.episodes(measured)
+    out = measured.lists()
     print(f"{cfg.run_id}, checkpoint {saved.step}, {episodes} episodes, seed {chosen}, explore {explore:g}")
     for name, values in out.items():
         # Episodes of one team are the sample here, so the interval is over episodes, of the mean.

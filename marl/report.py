@@ -7,12 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
+from marl import plots, video
 from marl.config import RunConfig
+from marl.evaluate import record
 from marl.progress import duration
+from marl.rng import Rng
 
 CURVES, VIDEO = "curves.png", "team.gif"
 PICTURES = (CURVES, VIDEO)
+_VIDEO_EPISODES = 3  # CHOICE: enough to see that spawns differ, few enough for a small file
 
 
 def summary(folder: Path, out: Mapping[str, Any]) -> list[str]:
@@ -43,7 +48,13 @@ def summary(folder: Path, out: Mapping[str, Any]) -> list[str]:
 
 def pictures(cfg: RunConfig, agent: Any, curve: Sequence[Mapping[str, Any]]) -> list[Path]:
     """Write the curves and, where the world can be drawn, a GIF of the greedy team."""
-    from marl import plots
-
     figure = plots.run_curves(curve, cfg.run_id, np.random.default_rng(0))
-    return [plots.save(figure, cfg.folder / CURVES)]
+    made = [plots.save(figure, cfg.folder / CURVES)]
+    if cfg.video:
+        env = cfg.env.build(num_envs=1, device=torch.device(cfg.device), threads=cfg.threads)
+        try:
+            frames = record(agent, env, episodes=_VIDEO_EPISODES, rng=Rng(cfg.seed, "video"))
+        except NotImplementedError:  # a world without pictures
+            return made
+        made.append(video.gif(frames, cfg.folder / VIDEO))
+    return made

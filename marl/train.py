@@ -243,7 +243,7 @@ class _Session:
             device=torch.device(cfg.device),
             threads=cfg.threads,
         )
-        return report.episodes(measured)
+        return measured.lists()
 
     def checkpoint(self) -> Path:
         """Write everything that the rest of the run depends on."""

@@ -1,0 +1,102 @@
+"""Every wrong input of a user is one sentence that names the field, the value and the fix; no traceback."""
+
+from pathlib import Path
+
+import pytest
+
+from marl import cli
+
+CASES = [
+    ("trian", ["there is no command 'trian'", "did you mean train?"]),
+    ("train agnet=qmix", ["agnet is not a setting of a run", "did you mean agent?"]),
+    ("train agent=qmx", ["agent=qmx does not exist", "did you mean"]),
+    ("train env=batle/3m", ["env=batle/3m does not exist", "did you mean battle/3m?"]),
+    ("train env.map=4m", ["env.map='4m'", "did you mean"]),
+    ("train env.mpa=3m", ["env.mpa is not a setting of", "did you mean env.map?"]),
+    ("train agent.gama=0.9", ["agent.gama is not a setting of", "did you mean agent.gamma?"]),
+    ("train agent.gamma=2", ["agent.gamma=2.0 cannot be used", "give a number in [0, 1]"]),
+    ("train agent.gamma=abc", ["agent.gamma='abc' cannot be used", "give a number"]),
+    ("train seed=-1", ["seed=-1 cannot be used", "0 or more"]),
+    ("train seed=a", ["seed='a' cannot be used", "give a whole number"]),
+    ("train seeds=3-1", ["seeds='3-1' cannot be used", "0-9"]),
+    ("train total_steps=0", ["total_steps=0 cannot be used", "1 or more"]),
+    ("train threads=0", ["threads=0 cannot be used", "1 or more"]),
+    ("train num_envs=0", ["num_envs=0 cannot be used", "1 or more"]),
+    ("train num_envs=2.5", ["num_envs=2.5 cannot be used", "give a whole number"]),
+    ("train device=tpu", ["device='tpu' cannot be used", "give cpu, cuda"]),
+    ("train run_id=12e45678", ["run_id='12e45678' cannot be used", "start with a letter"]),
+    ("train run_id=../up", ["run_id='../up' cannot be used"]),
+    ("train evaluation.episodes=0", ["evaluation.episodes=0 cannot be used"]),
+    ("train evaluation.epsiodes=3", ["did you mean evaluation.episodes?"]),
+    ("train checkpoint.keep=0", ["checkpoint.keep=0 cannot be used"]),
+    ("train logger=wandbb", ["logger=wandbb does not exist", "did you mean wandb?"]),
+    ("train logger.wandb_mode=maybe", ["logger.wandb_mode='maybe'", "give offline or online"]),
+    ("train agent=qmix,vdn", ["agent has several values", "add -m"]),
+    ("train agent=[1,2", ["the command line cannot be read"]),
+    ("train fast", ["'fast' is not a setting", "write name=value"]),
+    ("train agent._target_=os.system", ["only marl.* may be named", "trust=[os]"]),
+    ("train trust=os agent._target_=os.system", ["trust='os'", "trust=[mypackage]"]),
+    ("train trust=[os] agent._target_=os.system", ["os has no dataclass system"]),
+    ("train resume=nowhere", ["resume='nowhere' cannot be used", "no run in this folder"]),
+    ("train seeds=0-1 workers=x", ["workers='x' cannot be used", "1 or more"]),
+    ("evaluate", ["run is missing", "give run=<run folder>"]),
+    ("evaluate run=nowhere", ["run='nowhere' cannot be used", "no checkpoint"]),
+    ("evaluate run=nowhere episodes=0", ["episodes='0' cannot be used", "1 or more"]),
+    ("evaluate run=nowhere explore=2", ["explore='2' cannot be used", "[0, 1]"]),
+    ("evaluate rnu=x", ["rnu is not a setting of marl evaluate"]),
+    ("study", ["one study file"]),
+    ("study nowhere.yaml", ["study='nowhere.yaml' cannot be used", "no such file"]),
+]
+
+STUDIES = [
+    ("name: 3m", ["name='3m' cannot be used", "start with a letter"]),
+    ("nme: a", ["nme is not a setting of", "did you mean name?"]),
+    ("workers: 0", ["workers=0 cannot be used"]),
+    ("overrides: agent=qmix", ["overrides='agent=qmix' cannot be used", "a list"]),
+    ("grid: [env=battle/3m]", ["grid=", "one list of overrides per axis"]),
+    ("parts: [{sede: 3}]", ["parts.sede is not a setting", "did you mean parts.seeds?"]),
+    ("seeds: x", ["seeds='x' cannot be used"]),
+    ("time_limit_min: 0", ["time_limit_min=0 cannot be used"]),
+    ("overrides: [agent=qmx]", ["agent=qmx does not exist"]),
+    ("overrides: [run_id=a]\nseeds: 0-1", ["two runs of the list would be", "leave run_id out"]),
+    ("- 1", ["it holds no mapping"]),
+    ("a: [", ["is not a study file"]),
+]
+
+
+def fail(words: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    """What the command prints before it exits with 2."""
+    code = cli.main(words)
+    shown = capsys.readouterr()
+    assert code == 2, shown
+    assert shown.out == ""
+    assert "Traceback" not in shown.err
+    assert shown.err.startswith("marl: ")
+    assert shown.err.count("\n") == 1, shown.err
+    return shown.err
+
+
+@pytest.mark.parametrize(("line", "parts"), CASES, ids=[line for line, _ in CASES])
+def test_a_wrong_command_is_one_sentence(
+    line: str,
+    parts: list[str],
+    capsys: pytest.CaptureFixture[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    shown = fail(line.split(), capsys)
+    for part in parts:
+        assert part in shown
+    assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+@pytest.mark.parametrize(("text", "parts"), STUDIES, ids=[text.split("\n")[0] for text, _ in STUDIES])
+def test_a_wrong_study_file_is_one_sentence(
+    text: str, parts: list[str], capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "study.yaml").write_text(text)
+    shown = fail(["study", str(tmp_path / "study.yaml")], capsys)
+    for part in parts:
+        assert part in shown
+    assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
