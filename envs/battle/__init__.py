@@ -10,22 +10,23 @@ What other modules may rely on. `Battle` (the env that `Config.build` returns) h
     config        the Config it was built from
 `U` counts the N allies first (in agent order), then the E enemies (in order of creation).
 
-| state         | dtype   | meaning                                                                          |
-|---------------|---------|----------------------------------------------------------------------------------|
-| pos_BU2       | float32 | centre (x, y), map units in [0, 32]; north is +y, east is +x                      |
-| hp_BU         | float32 | 0 = dead                                                                         |
-| shield_BU     | float32 | Protoss only, else 0                                                             |
-| energy_BU     | float32 | medivacs only, else 0                                                            |
-| cooldown_BU   | float32 | game loops (1/22.4 s) until the weapon is ready; 0 = ready                        |
-| since_hit_BU  | float32 | game loops since the last damage, stops counting at 224 (10 s)                    |
-| target_BU     | int64   | unit index 0..U-1 that it attacks or heals now, -1 = none (allies: by order)      |
-| healing_BU    | bool    | medivac that healed in the last tick (may go on below 5 energy)                   |
-| type_BU       | int64   | index into units.UNITS                                                           |
-| facing_BN     | int64   | direction 0..11 of the view cone (x 30 degrees, counter-clockwise from east)      |
-| last_actions_BN | int64 | the actions before, -1 at an episode's start                                     |
-| t_B           | int64   | steps since the episode's start                                                  |
-| episode_B     | int64   | number of the episode in this env, from 0                                        |
-| key_B         | int64   | key of the env's random stream                                                   |
+| state           | dtype   | meaning                                                                        |
+|-----------------|---------|--------------------------------------------------------------------------------|
+| pos_BU2         | float32 | centre (x, y), map units in [0, 32]; north is +y, east is +x                   |
+| hp_BU           | float32 | 0 = dead                                                                       |
+| shield_BU       | float32 | Protoss only, else 0                                                           |
+| energy_BU       | float32 | medivacs only, else 0                                                          |
+| cooldown_BU     | float32 | game loops (1/22.4 s) until the weapon is ready; 0 = ready                     |
+| since_hit_BU    | float32 | game loops since the last damage, stops counting at 224 (10 s)                 |
+| target_BU       | int64   | unit index 0..U-1 that it attacks or heals now, -1 = none (allies: by order)   |
+| healing_BU      | bool    | medivac that healed in the last tick (may go on below 5 energy)                |
+| type_BU         | int64   | index into units.UNITS                                                         |
+| facing_BN       | int64   | direction 0..11 of the view cone (x 30 degrees, counter-clockwise from east)   |
+| last_actions_BN | int64   | the actions before, -1 at an episode's start                                   |
+| goal_B2         | float32 | where the enemy's attack-move leads: the allies' starting place                |
+| t_B             | int64   | steps since the episode's start                                                |
+| episode_B       | int64   | number of the episode in this env, from 0                                      |
+| key_B           | int64   | key of the env's random stream                                                 |
 
 `info` of a TimeStep: success (bool, valid where done: battle won), dead_allies, dead_enemies (int64, of
 the episode that the step belonged to).

@@ -20,8 +20,8 @@ from marl.types import TimeStep
 FLAGS = (*STRICT, "-fno-math-errno", "-fno-trapping-math")
 
 _INTS = (
-    "n_allies", "n_enemies", "n_actions", "attack_base", "type_bits", "ally_shields", "enemy_shields", "limit",
-    "reward_mode", "random_teams", "cone", "continuing", "obs_last_action", "obs_pathing", "obs_height",
+    "n_allies", "n_enemies", "n_actions", "attack_base", "type_bits", "ally_shields", "enemy_shields",
+    "limit", "reward_mode", "random_teams", "cone", "continuing", "obs_last_action", "obs_pathing", "obs_height",
     "obs_timestep", "obs_own_position", "state_last_action", "state_timestep", "obs_size", "state_size",
     "has_healers", "has_air", "has_shields", "n_draws",
 )  # fmt: skip
@@ -74,7 +74,8 @@ class Native:
             "attack_base": tables.attack_base, "type_bits": scenario.type_bits,
             "ally_shields": scenario.ally_shields, "enemy_shields": scenario.enemy_shields,
             "limit": scenario.limit, "reward_mode": REWARDS.index(tables.reward),
-            "random_teams": scenario.random_teams, "cone": tables.cone, "continuing": config.continuing_episode,
+            "random_teams": scenario.random_teams, "cone": tables.cone,
+            "continuing": config.continuing_episode,
             "obs_last_action": config.obs_last_action, "obs_pathing": config.obs_pathing,
             "obs_height": config.obs_height, "obs_timestep": config.obs_timestep,
             "obs_own_position": own_position(config, tables), "state_last_action": config.state_last_action,

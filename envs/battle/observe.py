@@ -1,4 +1,4 @@
-"""Observations, state and availability in torch; observe.hpp is the C++ form, layout.py names the features."""
+"""Observations, state and availability in torch; observe.hpp is the C++ form, layout.py the names."""
 
 from __future__ import annotations
 
@@ -114,8 +114,9 @@ class Observer:
         allies = allies * seen[:, :, :n, None]
         pick = self.others_NM[None, :, :, None].expand(allies.shape[0], -1, -1, allies.shape[-1])
         allies = allies.gather(2, pick)
-        parts = [avail[..., 2:6].to(other.dtype), self._ground(s) * alive_BN1, enemies.flatten(2), allies.flatten(2)]
-        parts += [self._own(s, unit_BUF) * alive_BN1]
+        moves, ground = avail[..., 2:6].to(other.dtype), self._ground(s) * alive_BN1
+        own = self._own(s, unit_BUF) * alive_BN1
+        parts = [moves, ground, enemies.flatten(2), allies.flatten(2), own]
         if self.config.obs_timestep:
             parts.append((s["t_B"].to(other.dtype) / self.map.limit)[:, None, None].expand(-1, n, 1))
         return torch.cat(parts, -1)

@@ -19,8 +19,11 @@ from marl.envs.battle.units import ENERGY_MAX, LOOPS_PER_SECOND, UNITS
 if TYPE_CHECKING:
     from marl.envs.battle.env import Battle
 
-_SCALE = 24  # pixels per map unit: a marine's disc holds its letter with room around it
-_HEAD, _FOOT = 40, 24  # pixels of the strips above and below the map; the sum keeps both sides even (MP4)
+_WIDTH, _FIELD = 768, 576  # pixels of the map's window; all sides are even, as MP4 needs
+_HEAD, _FOOT = 40, 24  # pixels of the strips above and below it
+_NEAR = 36.0  # pixels per map unit at most; a marine is then 27 pixels wide
+_GRID = 4  # map units between grid lines
+_MARGIN = 2.5  # map units kept free around the outermost units
 _TICKS = 8  # ticks in a step
 
 _PAPER: Colour = (24, 27, 33)
@@ -45,11 +48,14 @@ _LETTERS = {
 
 
 class _View(NamedTuple):
-    """One battle as arrays; x and y are pixels of the picture."""
+    """One battle as arrays; x, y and radius are pixels of the picture."""
 
+    scale: float  # pixels per map unit
+    west: float  # map coordinates of the window's lower left corner
+    south: float
     x_U: np.ndarray
     y_U: np.ndarray
-    radius_U: np.ndarray  # pixels
+    radius_U: np.ndarray
     team_U: np.ndarray  # 0 agents, 1 enemies
     alive_U: np.ndarray
     target_U: np.ndarray  # unit index, -1 = none
@@ -68,10 +74,10 @@ def draw(env: Battle, index: int = 0) -> np.ndarray:
         index: which of them, 0 to num_envs - 1.
 
     Returns:
-        uint8 (832, 768, 3).
+        uint8 (640, 768, 3).
     """
     view = _view(env, index)
-    canvas = _ground(env)
+    canvas = _ground(env, view)
     for u in np.flatnonzero(~view.alive_U).tolist():
         _cross(canvas, view, u)
     for u in np.flatnonzero(view.alive_U & (view.target_U >= 0)).tolist():
@@ -95,10 +101,14 @@ def _view(env: Battle, index: int) -> _View:
     loops = _TICKS * LOOPS_PER_SECOND / env.config.time_base  # game loops in a step
     fired_U = state["cooldown_BU"] > cooldown * LOOPS_PER_SECOND - loops
     n_allies = env.map.n_allies
+    scale, west, south = _camera(state["pos_BU2"])
     return _View(
-        x_U=state["pos_BU2"][:, 0] * _SCALE,
-        y_U=_HEAD + (SIZE - state["pos_BU2"][:, 1]) * _SCALE,
-        radius_U=_column(types, "radius") * _SCALE,
+        scale=scale,
+        west=west,
+        south=south,
+        x_U=(state["pos_BU2"][:, 0] - west) * scale,
+        y_U=_HEAD + _FIELD - (state["pos_BU2"][:, 1] - south) * scale,
+        radius_U=_column(types, "radius") * scale,
         team_U=(np.arange(len(types)) >= n_allies).astype(int),
         alive_U=state["hp_BU"] > 0,
         target_U=state["target_BU"],
@@ -110,29 +120,50 @@ def _view(env: Battle, index: int) -> _View:
     )
 
 
+def _camera(pos_U2: np.ndarray) -> tuple[float, float, float]:
+    """Pixels per map unit and the window's lower left corner, so that all units, also the fallen, are in it.
+
+    A continuous function of the positions, so that a film does not jump; never farther than the whole map.
+    """
+    low, high = pos_U2.min(0) - _MARGIN, pos_U2.max(0) + _MARGIN
+    width, height = high - low
+    scale = float(np.clip(min(_WIDTH / width, _FIELD / height), _FIELD / SIZE, _NEAR))
+    corner = []
+    for middle, pixels in zip((low + high) / 2, (_WIDTH, _FIELD), strict=True):
+        span = pixels / scale
+        start = middle - span / 2
+        # within the map while it fills the window, else the map in the middle
+        corner.append(float(np.clip(start, 0, SIZE - span)) if span <= SIZE else (SIZE - span) / 2)
+    return scale, corner[0], corner[1]
+
+
 def _column(types_U: np.ndarray, name: str) -> np.ndarray:
     """A number of the unit table for every unit, float32 (U,)."""
     return np.array([getattr(UNITS[t], name) for t in types_U], np.float32)
 
 
-def _ground(env: Battle) -> Canvas:
-    """Terrain: higher ground lighter, cliffs brown, rock dark with a bright edge; a faint grid."""
-    canvas = Canvas(_HEAD + SIZE * _SCALE + _FOOT, SIZE * _SCALE, _PAPER)
-    walk_YX = env.terrain.walk_XY.T[::-1]  # north is up
-    repeat = SIZE * _SCALE // walk_YX.shape[0]
-    rise = env.terrain.height_XY.T[::-1, :, None]
-    colour = np.asarray(_LOW, np.float32) + rise * (np.asarray(_HIGH, np.float32) - _LOW)
-    colour[(walk_YX & GROUND) == 0] = _CLIFF
-    colour[walk_YX == 0] = _ROCK
-    part = canvas.pixels_HW3[_HEAD : _HEAD + SIZE * _SCALE]
-    part[:] = colour.repeat(repeat, 0).repeat(repeat, 1)
-    for i in range(4, SIZE, 4):
-        canvas.box(i * _SCALE, _HEAD, i * _SCALE + 1, _HEAD + SIZE * _SCALE, _TEXT, alpha=0.04)
-        canvas.box(0, _HEAD + i * _SCALE, SIZE * _SCALE, _HEAD + i * _SCALE + 1, _TEXT, alpha=0.04)
-    level = walk_YX.repeat(repeat, 0).repeat(repeat, 1)
-    across, down = level[:, 1:] != level[:, :-1], level[1:] != level[:-1]
-    part[:, 1:][across] = _EDGE
-    part[1:][down] = _EDGE
+def _ground(env: Battle, view: _View) -> Canvas:
+    """Terrain: higher ground lighter, cliffs brown, rock dark, all with a bright edge; a grid every 4 units."""
+    canvas = Canvas(_HEAD + _FIELD + _FOOT, _WIDTH, _PAPER)
+    walk_YX, height_YX = env.terrain.walk_XY.T, env.terrain.height_XY.T
+    colour_YX3 = np.asarray(_LOW, np.float32) + height_YX[..., None] * np.subtract(_HIGH, _LOW)
+    colour_YX3[(walk_YX & GROUND) == 0] = _CLIFF
+    colour_YX3[walk_YX == 0] = _ROCK
+    x_W = np.floor(view.west + (np.arange(_WIDTH) + 0.5) / view.scale).astype(int)  # cell of every column
+    y_F = np.floor(view.south + (_FIELD - np.arange(_FIELD) - 0.5) / view.scale).astype(int)  # and row
+    columns, rows = np.flatnonzero((x_W >= 0) & (x_W < SIZE)), np.flatnonzero((y_F >= 0) & (y_F < SIZE))
+    x_W, y_F = x_W[columns], y_F[rows]
+    part = canvas.pixels_HW3[_HEAD + rows[0] : _HEAD + rows[-1] + 1, columns[0] : columns[-1] + 1]
+    part[:] = colour_YX3[y_F][:, x_W]
+    level = walk_YX[y_F][:, x_W]
+    part[:, 1:][level[:, 1:] != level[:, :-1]] = _EDGE
+    part[1:][level[1:] != level[:-1]] = _EDGE
+    bottom = _HEAD + _FIELD
+    for i in range(0, SIZE + 1, _GRID):
+        x, y = (i - view.west) * view.scale, bottom - (i - view.south) * view.scale
+        canvas.box(x, _HEAD, x + 1, bottom, _TEXT, alpha=0.05)
+        if _HEAD <= y < bottom:
+            canvas.box(columns[0], y, columns[-1] + 1, y + 1, _TEXT, alpha=0.05)
     return canvas
 
 

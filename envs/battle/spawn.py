@@ -75,8 +75,10 @@ class Spawner:
         whole = {"dtype": torch.int64, "device": type_BU.device}
         wait_BU = self._column("cooldown", type_BU) * self.tables.scalars["cooldown_jitter"]
         wait_BU = wait_BU * stream.fold(COOLDOWN).uniform(units)
+        wait_BU = torch.where(self._column("heals", type_BU) > 0, torch.zeros_like(wait_BU), wait_BU)
         if self.map.random_teams:
-            goal_B2 = pos_BU2[:, : self.n].double().sum(1).float() / self.n  # in double: the same in any order
+            total_B2 = pos_BU2[:, : self.n].double().sum(1)  # in double: the same in any order
+            goal_B2 = total_B2.float() / self.n
         else:
             goal_B2 = pos_BU2.new_tensor(self.map.ally_spawn).repeat(rows, 1)
         return {
@@ -84,7 +86,7 @@ class Spawner:
             "hp_BU": hp_BU,
             "shield_BU": self._column("shield", type_BU),
             "energy_BU": self._column("energy", type_BU),
-            "cooldown_BU": torch.where(self._column("heals", type_BU) > 0, torch.zeros_like(wait_BU), wait_BU),
+            "cooldown_BU": wait_BU,
             "since_hit_BU": torch.full_like(hp_BU, self.tables.scalars["shield_delay"]),
             "target_BU": torch.full((rows, units), -1, **whole),
             "healing_BU": torch.zeros_like(type_BU, dtype=torch.bool),

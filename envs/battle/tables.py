@@ -34,8 +34,8 @@ MIN_SHOOT = 2.0  # SMACv2's floor of true attack ranges
 PUSH_CAP = 0.25  # map units that collisions may move a unit in one tick. CHOICE: keeps crowds calm
 
 COLUMNS = (
-    "radius", "step", "range", "scan2", "cooldown", "hp", "shield", "armour", "regeneration", "air", "hits_air",
-    "heals", "blast", "ahead", "across", "hits", "max_cooldown", "sight", "shoot", "layer", "energy",
+    "radius", "step", "range", "scan2", "cooldown", "hp", "shield", "armour", "regeneration", "air",
+    "hits_air", "heals", "blast", "ahead", "across", "hits", "max_cooldown", "sight", "shoot", "layer", "energy",
 )  # fmt: skip
 REWARDS = ("abs", "clamp", "signed", "sparse")
 

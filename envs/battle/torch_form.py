@@ -259,7 +259,7 @@ class Simulation:
         s["target_BU"] = torch.where(valid, s["target_BU"], -1)
 
     def _heal(self, s: State, k: State) -> None:
-        """Every healer in reach of a damaged patient restores hp for energy, judged before anyone is healed."""
+        """Healers in reach of a damaged patient restore hp for energy, judged before anyone is healed."""
         has, near, _ = self._towards_target(s, k)
         at_BU = s["target_BU"].clamp(min=0)
         missing = (k["hp"] - s["hp_BU"]).gather(1, at_BU)
