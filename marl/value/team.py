@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError, NonFiniteError
-from marl.nets import FlatParameters
+from marl.nets import FlatParameters, kernels
 from marl.rng import Rng, Stream
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value.config import ValueConfig
@@ -126,10 +126,11 @@ class QTeam:
         Raises:
             NonFiniteError: loss or gradient is NaN or infinite; nothing was changed.
         """
-        value_BTM, target_BTM = self._values_and_targets(batch)
-        loss = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
-        self._online.grad.zero_()
-        loss.backward()
+        with kernels.alone():
+            value_BTM, target_BTM = self._values_and_targets(batch)
+            loss = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
+            self._online.grad.zero_()
+            loss.backward()
         norm = self._step(loss.detach())
         filled_BT1 = batch.filled_BT[:, :, None]
         count = (filled_BT1.sum() * value_BTM.shape[-1]).clamp(min=1)
