@@ -22,7 +22,7 @@ class Config:
     form: Literal["auto", "torch", "native"] = "auto"  # auto: C++ on the CPU, torch elsewhere
     time_base: float = 22.4  # ticks per second, 8 a step: 22.4 as StarCraft II, or 16 as SMAClite and SMAX
     reward: Literal["auto", "abs", "clamp", "signed", "sparse"] = "auto"  # auto: abs (SMAC), clamp on v2 maps
-    spawn_jitter: float = 0.1  # map units; every unit starts within +- this of its place. CHOICE: small, as SMAC
+    spawn_jitter: float = 0.1  # map units; every unit starts within +- this of its place. CHOICE: small
     cooldown_jitter: float = 1.0  # fraction of its cooldown that a unit's first attack may wait. CHOICE
     cone: bool = False  # SMACv2's cone view: 12 look actions, sees and attacks within 30 degrees only
     continuing_episode: bool = False  # the step limit truncates instead of terminating (SMAC: False)

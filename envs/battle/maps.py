@@ -167,4 +167,4 @@ def find(name: str) -> Map:
     if name in MAPS:
         return MAPS[name]
     close = difflib.get_close_matches(name, MAPS, n=4, cutoff=0.4) or list(MAPS)[:4]
-    raise MarlError(f"map={name!r} is no battle map: did you mean {', '.join(close)}? ({len(MAPS)} maps in all)")
+    raise MarlError(f"map={name!r} is no battle map: did you mean {', '.join(close)}? ({len(MAPS)} in all)")

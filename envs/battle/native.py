@@ -21,9 +21,9 @@ FLAGS = (*STRICT, "-fno-math-errno", "-fno-trapping-math")
 
 _INTS = (
     "n_allies", "n_enemies", "n_actions", "attack_base", "type_bits", "ally_shields", "enemy_shields",
-    "limit", "reward_mode", "random_teams", "cone", "continuing", "obs_last_action", "obs_pathing", "obs_height",
-    "obs_timestep", "obs_own_position", "state_last_action", "state_timestep", "obs_size", "state_size",
-    "has_healers", "has_air", "has_shields", "n_draws",
+    "limit", "reward_mode", "random_teams", "cone", "continuing", "obs_last_action", "obs_pathing",
+    "obs_height", "obs_timestep", "obs_own_position", "state_last_action", "state_timestep", "obs_size",
+    "state_size", "has_healers", "has_air", "has_shields", "n_draws",
 )  # fmt: skip
 _FLOATS = (
     "loops", "shield_step", "shield_delay", "heal_step", "heal_per_energy", "heal_start", "energy_step",

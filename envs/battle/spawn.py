@@ -148,4 +148,3 @@ class Spawner:
         x_BE = from_x * share_BE + SIZE * east_BE * (1.0 - share_BE) + self.places_U2[:, 0][rank_BE]
         y_BE = from_y * share_BE + SIZE * north_BE * (1.0 - share_BE) + self.places_U2[:, 1][rank_BE]
         return torch.cat([allies_BN2, torch.stack([x_BE, y_BE], -1)], 1)
-

@@ -35,7 +35,8 @@ PUSH_CAP = 0.25  # map units that collisions may move a unit in one tick. CHOICE
 
 COLUMNS = (
     "radius", "step", "range", "scan2", "cooldown", "hp", "shield", "armour", "regeneration", "air",
-    "hits_air", "heals", "blast", "ahead", "across", "hits", "max_cooldown", "sight", "shoot", "layer", "energy",
+    "hits_air", "heals", "blast", "ahead", "across", "hits", "max_cooldown", "sight", "shoot", "layer",
+    "energy",
 )  # fmt: skip
 REWARDS = ("abs", "clamp", "signed", "sparse")
 
