@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from marl.envs.battle import Config
 
 from experiments.benchmarks.workers.protocol import Measure, serve, timed
+from marl.envs.battle import Config
 from marl.rng import Rng
 
 STEPS = 20  # env steps between two looks at the clock

@@ -10,6 +10,7 @@ import torch
 
 from experiments.benchmarks.workers.protocol import Measure, serve, timed
 from marl.compose import compose
+from marl.process import prepare_process
 from marl.rng import Rng
 
 
@@ -82,8 +83,8 @@ def prepare(
         threads: for env and torch.
         split: measure the parts as well; the clocks cost a little, so never for a published rate.
     """
-    torch.set_num_threads(threads)
     cfg = compose([*overrides, f"threads={threads}", f"seed={seed}", "logger=none"])
+    prepare_process(cfg)
     rng, device = Rng(cfg.seed), torch.device("cpu")
     env = cfg.env.build(num_envs=cfg.num_envs, device=device, threads=threads)
     agent = cfg.agent.build(spec=env.spec, rng=rng.child("agent"), device=device)
@@ -104,9 +105,11 @@ def prepare(
         out = timed(iterate, seconds) | {"updates": loop.updates - updates}
         return out | {f"{part}_s": spent for part, spent in (clocks.seconds if clocks else {}).items()}
 
-    spec = env.spec
+    spec, memory = env.spec, loop.memory
     sizes = {"agents": spec.n_agents, "obs": spec.obs_size, "state": spec.state_size}
-    return measure, sizes | {"actions": spec.n_actions, "version": torch.__version__}
+    stored = {"entries": memory.entries, "episodes": memory.episodes, "entry_bytes": memory.layout.size}
+    sizes |= {"actions": spec.n_actions, "limit": spec.episode_limit}
+    return measure, sizes | stored | {"version": torch.__version__}
 
 
 if __name__ == "__main__":

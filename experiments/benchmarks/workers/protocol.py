@@ -3,6 +3,7 @@
     {"prepare": {...}}  -> {"seconds": wall seconds of building, compiling and warming up, ...}
     {"measure": 1.5}    -> {"steps": team steps done, "seconds": wall seconds they took, ...}
 
+Every reply also carries "peak_mib", the most memory that the process has held so far.
 Other lines on stdout (libraries print at import) are skipped. End of input ends the worker; while it
 waits it is blocked in a read and takes no processor time.
 """
@@ -10,6 +11,7 @@ waits it is blocked in a read and takes no processor time.
 from __future__ import annotations
 
 import json
+import resource
 import sys
 import time
 from collections.abc import Callable
@@ -36,7 +38,8 @@ def serve(prepare: Callable[..., tuple[Measure, dict[str, Any]]]) -> None:
         else:
             assert measure is not None, "measure before prepare"
             reply = measure(request["measure"])
-        print(json.dumps(reply), flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024  # Linux counts in KiB
+        print(json.dumps(reply | {"peak_mib": round(peak, 1)}), flush=True)
 
 
 def timed(call: Callable[[], int], seconds: float) -> dict[str, Any]:
