@@ -72,7 +72,6 @@ class Spawner:
     def _state(self, stream: Stream, type_BU: Tensor, pos_BU2: Tensor) -> dict[str, Tensor]:
         rows, units = type_BU.shape
         hp_BU = self._column("hp", type_BU)
-        whole = {"dtype": torch.int64, "device": type_BU.device}
         wait_BU = self._column("cooldown", type_BU) * self.tables.scalars["cooldown_jitter"]
         wait_BU = wait_BU * stream.fold(COOLDOWN).uniform(units)
         wait_BU = torch.where(self._column("heals", type_BU) > 0, torch.zeros_like(wait_BU), wait_BU)
@@ -88,12 +87,12 @@ class Spawner:
             "energy_BU": self._column("energy", type_BU),
             "cooldown_BU": wait_BU,
             "since_hit_BU": torch.full_like(hp_BU, self.tables.scalars["shield_delay"]),
-            "target_BU": torch.full((rows, units), -1, **whole),
+            "target_BU": torch.full_like(type_BU, -1),
             "healing_BU": torch.zeros_like(type_BU, dtype=torch.bool),
             "type_BU": type_BU,
-            "facing_BN": torch.zeros(rows, self.n, **whole),
-            "last_actions_BN": torch.full((rows, self.n), -1, **whole),
-            "t_B": torch.zeros(rows, **whole),
+            "facing_BN": torch.zeros_like(type_BU[:, : self.n]),
+            "last_actions_BN": torch.full_like(type_BU[:, : self.n], -1),
+            "t_B": torch.zeros_like(type_BU[:, 0]),
             "goal_B2": goal_B2,
         }
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from marl.envs.battle.maps import SIZE
 from marl.envs.battle.tables import COLUMNS, Tables
+from marl.envs.battle.units import TYPE
 
 State = dict[str, Tensor]
 _FAR = 1e9  # larger than any squared distance or hp
@@ -44,14 +45,8 @@ class Simulation:
         index_U = torch.arange(self.n + self.e, device=device)
         self.index_U = index_U
         self.ally_U = index_U < self.n
-        self.has_area = bool((tables.units[:, COLUMNS.index("across")] > 0)[self._present()].any()) or bool(
-            (tables.units[:, COLUMNS.index("blast")] > 0)[self._present()].any()
-        )
-
-    def _present(self) -> list[int]:
-        from marl.envs.battle.units import TYPE
-
-        return [TYPE[name] for name in {*self.tables.map.ally_units, *self.tables.map.enemy_units}]
+        present = tables.units[[TYPE[name] for name in (*tables.map.ally_units, *tables.map.enemy_units)]]
+        self.has_area = bool((present[:, [COLUMNS.index("across"), COLUMNS.index("blast")]] > 0).any())
 
     def constants(self, type_BU: Tensor) -> State:
         """Columns of the unit table for every unit, (B, U) each."""
