@@ -17,6 +17,7 @@ from marl.errors import MarlError
 
 _MAX_BYTES = 1_000_000  # what this project commits of a GIF at most (experiments/<system>/)
 _SHRINK = 0.8  # CHOICE: each further try of a too large GIF has this part of the width and height
+_FEW_COLOURS = 64  # CHOICE: a too large GIF first gets along with this many, before it shrinks
 _SMALLEST = 64  # pixels; below this a picture shows nothing, so that the limit is reported instead
 _PALETTE_FRAMES = 16  # CHOICE: frames, evenly spread, from which the shared palette is made
 
@@ -29,13 +30,13 @@ def gif(
     max_bytes: int = _MAX_BYTES,
     hold: float = 1.0,
 ) -> Path:
-    """Write an endlessly repeating GIF with one palette for all frames, shrunk until it fits.
+    """Write an endlessly repeating GIF with one palette for all frames; colours, then size are cut until it fits.
 
     Args:
         frames: uint8 pictures (H, W, 3), at least one.
         path: file to write; its folder must exist.
         fps: frames per second, above 0 and at most 50 (what browsers show).
-        max_bytes: largest size of the file; pictures are scaled down until it is kept.
+        max_bytes: largest size of the file; fewer colours, then smaller pictures keep it.
         hold: seconds that the last picture stands still.
 
     Returns:
@@ -50,13 +51,16 @@ def gif(
     durations = [max(20, round(1000 / fps))] * len(pictures)  # milliseconds
     durations[-1] += round(1000 * hold)
     width, height = pictures[0].size
-    scale = 1.0
+    scale, colours = 1.0, 255
     while True:
         size = (round(width * scale), round(height * scale))
         scaled = pictures if scale == 1.0 else [p.resize(size, Image.Resampling.BOX) for p in pictures]
-        content = _encode(scaled, durations)
+        content = _encode(scaled, durations, colours)
         if len(content) <= max_bytes:
             break
+        if colours > _FEW_COLOURS:
+            colours = _FEW_COLOURS
+            continue
         scale *= _SHRINK
         if min(width, height) * scale < _SMALLEST:
             raise MarlError(
@@ -112,7 +116,7 @@ def _checked(frames: Sequence[np.ndarray]) -> Sequence[np.ndarray]:
     return frames
 
 
-def _encode(pictures: list[Image.Image], durations: list[int]) -> bytes:
+def _encode(pictures: list[Image.Image], durations: list[int], colours: int) -> bytes:
     """GIF bytes; all frames share one palette, so that unchanged pixels cost nothing."""
     width, height = pictures[0].size
     spread = np.linspace(0, len(pictures) - 1, min(_PALETTE_FRAMES, len(pictures)))
@@ -120,7 +124,7 @@ def _encode(pictures: list[Image.Image], durations: list[int]) -> bytes:
     mosaic = Image.new("RGB", (width, height * len(chosen)))
     for i, picture in enumerate(chosen):
         mosaic.paste(picture, (0, i * height))
-    palette = mosaic.quantize(colors=255, method=Image.Quantize.MEDIANCUT)
+    palette = mosaic.quantize(colors=colours, method=Image.Quantize.MEDIANCUT)
     quantised = [p.quantize(palette=palette, dither=Image.Dither.NONE) for p in pictures]
     buffer = io.BytesIO()
     quantised[0].save(

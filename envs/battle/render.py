@@ -143,7 +143,7 @@ def _column(types_U: np.ndarray, name: str) -> np.ndarray:
 
 
 def _ground(env: Battle, view: _View) -> Canvas:
-    """Terrain: higher ground lighter, cliffs brown, rock dark, all with a bright edge; a grid every 4 units."""
+    """Terrain: higher ground lighter, cliffs brown, rock dark, each with a bright edge; a grid."""
     canvas = Canvas(_HEAD + _FIELD + _FOOT, _WIDTH, _PAPER)
     walk_YX, height_YX = env.terrain.walk_XY.T, env.terrain.height_XY.T
     colour_YX3 = np.asarray(_LOW, np.float32) + height_YX[..., None] * np.subtract(_HIGH, _LOW)
