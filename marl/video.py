@@ -30,7 +30,7 @@ def gif(
     max_bytes: int = _MAX_BYTES,
     hold: float = 1.0,
 ) -> Path:
-    """Write an endlessly repeating GIF with one palette for all frames; colours, then size are cut until it fits.
+    """Write an endlessly repeating GIF with one palette for all frames; colours, then size are cut to fit.
 
     Args:
         frames: uint8 pictures (H, W, 3), at least one.
