@@ -44,6 +44,22 @@ def text_width(string: str, scale: int = 1) -> int:
     return max(0, len(string) * (GLYPH_WIDTH + 1) - 1) * scale
 
 
+def caption(frame: np.ndarray, string: str) -> np.ndarray:
+    """A darker copy of a picture with one line of text in its middle.
+
+    Args:
+        frame: uint8 (H, W, 3).
+        string: what to write.
+    """
+    canvas = Canvas(*frame.shape[:2])
+    canvas.pixels_HW3[:] = 0.5 * frame
+    width = int(0.7 * frame.shape[1])  # CHOICE: of the picture's width at most, and an eighth of its height
+    scale = max(1, min(width // max(1, text_width(string)), frame.shape[0] // (8 * GLYPH_HEIGHT)))
+    y = (canvas.height - GLYPH_HEIGHT * scale) / 2
+    canvas.text(canvas.width / 2, y, string, (255, 255, 255), scale=scale, anchor=0.5)
+    return canvas.image()
+
+
 class Canvas:
     """A picture being painted.
 

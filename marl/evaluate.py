@@ -14,9 +14,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.canvas import caption
 from marl.rng import Rng, Stream
 from marl.rollout import Rollout
 from marl.types import Agent, Env
+
+_CAPTION_FRAMES = 8  # CHOICE: how long an episode's outcome stands still, in frames
 
 
 class EnvConfig(Protocol):
@@ -133,7 +136,9 @@ def _first_episodes(rollout: Rollout, explore: float) -> dict[str, Tensor]:
 
 
 def record(agent: Agent, env: Env, *, episodes: int, rng: Rng, explore: float = 0.0) -> list[np.ndarray]:
-    """Pictures of the first env, one before each of its steps.
+    """Pictures of the first env, one before each of its steps; after an episode a still one with its outcome.
+
+    (The end of an episode cannot be drawn: the world has started the next one by then.)
 
     Args:
         agent: acts; not changed.
@@ -149,5 +154,15 @@ def record(agent: Agent, env: Env, *, episodes: int, rng: Rng, explore: float = 
     frames: list[np.ndarray] = []
     while int(rollout.episode_B[0]) < episodes:
         frames.append(env.render(0))
-        rollout.step(explore)
+        _, finished = rollout.step(explore)
+        if finished is not None and int(finished["env"][0]) == 0:
+            frames += [caption(frames[-1], _outcome(finished))] * _CAPTION_FRAMES
     return frames
+
+
+def _outcome(finished: dict[str, Tensor]) -> str:
+    """How the first finished episode ended, for a caption."""
+    total = f"RETURN {float(finished['return'][0]):.1f}"
+    if "success" not in finished:
+        return total
+    return f"{'WON' if finished['success'][0] else 'LOST'}  {total}"
