@@ -1,0 +1,94 @@
+"""A newcomer's minutes: `make train` and `make test` on a fresh clone in a fresh environment.
+
+    python -m experiments.ground.fresh_clone            about 20 minutes; appends to raw/fresh_clone.csv
+
+Every repetition clones the committed state into a temporary folder with an empty cache for native parts, so
+that the virtual environment, the compiled worlds and everything else are made from nothing. Packages come
+from the configured index, or pip's own cache where it has them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+
+from experiments.claims import ROOT, Derived, commit, write_claim
+
+COMMAND = "python -m experiments.ground.fresh_clone"
+RAW = "experiments/ground/raw/fresh_clone.csv"
+COLUMNS = ("commit", "target", "minutes", "wins")
+LIMIT = 10.0  # minutes, the goal of both
+
+
+def measure() -> list[dict[str, str | float]]:
+    """Clone, `make train`, `make test` in a second clone; wins of the trained team's final episodes."""
+    rows: list[dict[str, str | float]] = []
+    for target in ("train", "test"):
+        with tempfile.TemporaryDirectory() as name:
+            clone = Path(name) / "marl"
+            subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+            environment = os.environ | {"MARL_CACHE": str(Path(name) / "cache")}
+            environment.pop("VIRTUAL_ENV", None)
+            began = time.perf_counter()
+            subprocess.run(["make", target], cwd=clone, env=environment, check=True)
+            minutes = (time.perf_counter() - began) / 60
+            row: dict[str, str | float] = {"commit": commit(ROOT), "target": target, "minutes": minutes}
+            rows.append(row | {"wins": _wins(clone) if target == "train" else ""})
+            print(rows[-1], flush=True)
+    return rows
+
+
+def _wins(clone: Path) -> float:
+    (results,) = clone.glob("runs/*/results.json")
+    episodes = json.loads(results.read_bytes())["final"]["success"][0]
+    return float(sum(episodes) / len(episodes))
+
+
+def _minutes(path: Path, target: str) -> Derived:
+    with path.open() as file:
+        minutes = [float(row["minutes"]) for row in csv.DictReader(file) if row["target"] == target]
+    return sorted(minutes)[len(minutes) // 2], min(minutes), max(minutes), len(minutes)
+
+
+def train_minutes(path: Path) -> Derived:
+    """Median, smallest, largest minutes of `make train`, and how many."""
+    return _minutes(path, "train")
+
+
+def test_minutes(path: Path) -> Derived:
+    """Median, smallest, largest minutes of `make test`, and how many."""
+    return _minutes(path, "test")
+
+
+def main() -> None:
+    argparse.ArgumentParser(prog=COMMAND, description=__doc__).parse_args()
+    path = ROOT / RAW
+    new = not path.is_file()
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rows = measure()
+    with path.open("a", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerows(rows)
+    for target, count in (("train", train_minutes(path)[3]), ("test", test_minutes(path)[3])):
+        write_claim(
+            id=f"ground.make_{target}_minutes",
+            unit="min",
+            test=f"value <= {LIMIT:g}",
+            derive_with=f"experiments.ground.fresh_clone:{target}_minutes",
+            raw=[RAW],
+            command=COMMAND,
+            note=f"make {target} on a fresh clone, environment and native parts from nothing; median, range over runs",
+            trial=count < 5,
+        )
+
+
+if __name__ == "__main__":
+    main()
