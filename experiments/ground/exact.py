@@ -28,7 +28,13 @@ _CADENCE = ("evaluation.every_steps=300", "evaluation.final_episodes=8", "checkp
 _OFF = ("loop=off_policy", "loop.memory.capacity=200", "loop.batch.sequences=4", "loop.explore.steps=1000")
 LOOPS = {
     "off-policy": ("env=battle/3m", "agent=qmix", *_OFF),
-    "on-policy": ("env=battle/3m", "agent=vdn", "loop=on_policy", "loop.rollout_steps=10", "loop.explore=0.3"),
+    "on-policy": (
+        "env=battle/3m",
+        "agent=vdn",
+        "loop=on_policy",
+        "loop.rollout_steps=10",
+        "loop.explore=0.3",
+    ),
     "offline": ("env=battle/3m", "agent=qmix", "loop=offline", "loop.data=runs/data"),
 }
 
@@ -96,8 +102,8 @@ def main() -> None:
         derive_with="experiments.ground.exact:loops_exact",
         raw=[RAW],
         command=COMMAND,
-        note="off-policy, on-policy and offline loop, 5 seeds each: a run broken in the middle and resumed in a new "
-        "process against one in one go; every byte of the last checkpoint and the final episodes agree",
+        note="off-policy, on-policy and offline loop, 5 seeds each: a run broken in the middle and resumed in a "
+        "new process against one in one go; every byte of the last checkpoint and the final episodes agree",
     )
 
 

@@ -99,8 +99,9 @@ def table(runs: list[Run]) -> str:
     ]
     for (part, map_name, agent), members in groups(runs).items():
         trial = " (trial)" if len(members) < CLAIM_SEEDS else ""
+        wins = _cell([r.wins for r in members], ".1%")
         lines.append(
-            f"| {part} | {map_name} | {agent} | {len(members)}{trial} | {_cell([r.wins for r in members], '.1%')} "
+            f"| {part} | {map_name} | {agent} | {len(members)}{trial} | {wins} "
             f"| {_cell([r.reward for r in members], '.2f')} | {members[0].steps:,} "
             f"| {np.mean([r.minutes for r in members]):.1f} |"
         )
