@@ -102,7 +102,7 @@ def main() -> None:
         derive_with="experiments.ground.exact:loops_exact",
         raw=[RAW],
         command=COMMAND,
-        note="off-policy, on-policy and offline loop, 5 seeds each: a run broken in the middle and resumed in a "
+        note="off-policy, on-policy and offline loop, 5 seeds each: a run broken and resumed in a "
         "new process against one in one go; every byte of the last checkpoint and the final episodes agree",
     )
 

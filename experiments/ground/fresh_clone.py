@@ -85,7 +85,7 @@ def main() -> None:
             derive_with=f"experiments.ground.fresh_clone:{target}_minutes",
             raw=[RAW],
             command=COMMAND,
-            note=f"make {target} on a fresh clone, environment and native parts from nothing; median and range",
+            note=f"make {target} on a fresh clone, environment and native parts from nothing; median, range",
             trial=count < 5,
         )
 
