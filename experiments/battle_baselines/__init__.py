@@ -1,0 +1,1 @@
+"""Win rates of the scripted teams of `marl.envs.battle.scripted`: yardsticks for learners."""

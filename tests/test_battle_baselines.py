@@ -1,0 +1,37 @@
+"""The numbers of the scripted teams' table."""
+
+import pytest
+
+from experiments.battle_baselines import table
+from experiments.battle_baselines.__main__ import play
+from experiments.benchmarks.interleave import write_rows
+
+
+def test_wilson_interval_against_published_values():
+    # Newcombe, Statistics in Medicine 17, 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29
+    expected = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605)}
+    expected |= {(0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718)}
+    for (won, n), interval in expected.items():
+        assert table.Share(won, n, 5).interval() == pytest.approx(interval, abs=5e-5)
+
+
+def test_difference_interval_against_published_values(tmp_path):
+    # Newcombe, Statistics in Medicine 17, 1998, table II: 56/70 - 48/80, method 10: 0.0524 to 0.3339
+    rows = [{"policy": "focus", "seed": 0, "won": int(i < 56)} for i in range(70)]
+    rows += [{"policy": "nearest", "seed": 0, "won": int(i < 48)} for i in range(80)]
+    write_rows(tmp_path / "a.csv", rows)
+    value, low, high, seeds = table.focus_over_nearest(tmp_path / "a.csv")
+    assert (value, low, high) == pytest.approx((0.2, 0.0524, 0.3339), abs=5e-5)
+    assert seeds == 1
+
+
+def test_every_episode_is_played_once_and_again_the_same():
+    rows = play("3m", "focus", seed=1, episodes=24)
+    assert [row["episode"] for row in rows] == list(range(24))
+    assert rows == play("3m", "focus", seed=1, episodes=24)
+    assert rows[:8] == play("3m", "focus", seed=1, episodes=8)  # an episode does not depend on its neighbours
+    for row in rows:
+        both_dead = row["dead_enemies"] == row["dead_allies"] == 3  # a draw is no win
+        assert (row["dead_enemies"] == 3) == (row["won"] == 1 or both_dead)
+        assert row["won"] == 0 or row["return"] == pytest.approx(20.0, abs=1e-3)
+        assert row["steps"] <= 60
