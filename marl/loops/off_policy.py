@@ -133,7 +133,7 @@ class OffPolicy:
         self.steps = self.episodes = 0
         self._learner = Learner(agent, rng, env.device)
         self._sample_stream = rng.stream("sample", 1)
-        ratio = Fraction(str(config.updates.ratio))  # what was written, not its nearest binary number
+        ratio = Fraction(config.updates.ratio).limit_denominator(10**9)  # 1/3, not its nearest binary number
         self._credit_per_unit, self._credit_per_update = ratio.numerator, ratio.denominator
         self._credit = 0  # towards the next update
 
