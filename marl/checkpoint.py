@@ -93,6 +93,7 @@ def write(
     if folder.exists():
         try:
             _check(folder)
+            _prune(run, keep)  # a kill may have come between writing and pruning
             return folder
         except CorruptFileError:
             set_aside(folder)

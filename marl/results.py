@@ -6,6 +6,7 @@ Numbers per episode carry a leading seeds axis: `final["return"][seed][episode]`
 from __future__ import annotations
 
 import datetime
+import functools
 import importlib.metadata
 import json
 import os
@@ -125,6 +126,7 @@ def read(path: Path) -> dict[str, Any]:
     return data
 
 
+@functools.cache
 def versions() -> dict[str, str]:
     """Versions of Python, of this suite and of the packages it stands on."""
     out = {"python": platform.python_version(), "marl": marl.__version__}
@@ -154,6 +156,7 @@ def _git(checkout: Path, *words: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
 
 
+@functools.cache
 def hardware() -> dict[str, Any]:
     """Processor, cores that this process may use, memory and GPU."""
     import torch

@@ -55,6 +55,7 @@ def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
     with files.lock(cfg.folder), Signals() as signals:
         if saved is None:
             _refuse_existing(cfg)
+        files.sweep(cfg.folder)
         prepare_process(cfg)
         session = _Session(cfg, saved)
         try:
@@ -95,11 +96,15 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Save
     else:
         raise FieldError("resume", str(folder), "there is no run in this folder; give the folder of a run")
     trust = _change(node, overrides)
-    node["runs_dir"], node["run_id"] = str(folder.resolve().parent), folder.resolve().name
+    place = folder if folder.name not in ("", "..") else folder.resolve()
+    node["runs_dir"], node["run_id"] = str(place.parent), place.name
     cfg = config.load(node, trust=trust)
     if saved is not None and cfg.total_steps < saved.step:
         fix = f"the run has made {saved.step} steps already; give at least as many"
         raise FieldError("total_steps", cfg.total_steps, fix)
+    if saved is not None and cfg.total_steps == saved.step and _is_finished(folder):
+        fix = f"the run is finished; give total_steps=<more than {saved.step}> to train on"
+        raise FieldError("resume", str(folder), fix)
     for path in (folder / "checkpoints" / str(step) for step in checkpoint.steps(folder)):
         if saved is not None and int(path.name) > saved.step:
             checkpoint.set_aside(path)
@@ -122,9 +127,13 @@ def _change(node: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
     return tuple(given.get("trust") or ())
 
 
+def _is_finished(folder: Path) -> bool:
+    return (folder / "results.json").is_file() and results.read(folder)["status"] == "finished"
+
+
 def _refuse_existing(cfg: RunConfig) -> None:
     """A folder with a run in it is never written over."""
-    if (cfg.folder / "results.json").is_file() and results.read(cfg.folder)["status"] == "finished":
+    if _is_finished(cfg.folder):
         fix = "read its results.json, or give run_id=<another name> or seed=<another number>"
         raise MarlError(f"{cfg.folder} holds this run, finished: {fix}")
     if checkpoint.steps(cfg.folder):

@@ -1,0 +1,100 @@
+"""Runs of the command line in processes of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICK = ("logger=none", "video=false", "threads=1", "evaluation.episodes=4", "evaluation.final_episodes=8")
+
+
+class Marl:
+    """`marl` in a folder.
+
+    Args:
+        folder: where it runs; run folders land in its runs/.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.started: list[subprocess.Popen[str]] = []
+
+    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+        """A process that runs beside others; ended with the test."""
+        process = subprocess.Popen(
+            [sys.executable, "-m", "marl.cli", *words],
+            cwd=self.folder,
+            env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.started.append(process)
+        return process
+
+    def end(self, process: subprocess.Popen[str], code: int = 0) -> str:
+        """Wait for it; its output, after the exit code was checked."""
+        shown, _ = process.communicate(timeout=240)
+        assert process.returncode == code, shown
+        return shown
+
+    def run(self, *words: str, code: int = 0, **environment: str) -> str:
+        return self.end(self.start(*words, **environment), code)
+
+    def train(self, run_id: str, *words: str, code: int = 0) -> str:
+        """A short, silent run."""
+        return self.run("train", *QUICK, f"run_id={run_id}", *words, code=code)
+
+
+@pytest.fixture
+def marl(tmp_path: Path) -> Iterator[Marl]:
+    made = Marl(tmp_path)
+    yield made
+    for process in made.started:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
+
+
+def rows(run: Path) -> list[dict[str, Any]]:
+    """metrics.jsonl without what the clock says."""
+    lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in row.items() if not k.startswith("time/")} for row in lines]
+
+
+def everything(run: Path) -> dict[str, Any]:
+    """All that two equal runs must agree on to the last bit: hashes of the state, curves, episodes."""
+    (folder,) = (run / "checkpoints").iterdir()
+    meta = json.loads((folder / "meta.json").read_bytes())
+    results = json.loads((run / "results.json").read_bytes())
+    curve = [{k: v for k, v in entry.items() if k != "wall_s"} for entry in results["curve"]]
+    hashes = {name: entry["sha256"] for part in ("files", "memory") for name, entry in meta[part].items()}
+    return {
+        "metrics": rows(run),
+        "curve": curve,
+        "final": results["final"],
+        "status": results["status"],
+        "counters": meta["info"]["counters"],
+        "state": meta["state"],
+        "hashes": hashes,
+    }
+
+
+@pytest.fixture
+def same_everything() -> Callable[[Path, Path], None]:
+    """Asserts that two runs agree on everything, naming the first part that differs."""
+
+    def check(one: Path, two: Path) -> None:
+        a, b = everything(one), everything(two)
+        for name in a:
+            assert a[name] == b[name], f"{one.name} and {two.name} differ in {name}"
+
+    return check
