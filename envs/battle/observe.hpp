@@ -1,4 +1,4 @@
-// Observations, state and availability of sixteen worlds, feature by feature. observe.py is the torch form.
+// Observations, state and availability of a group of worlds, feature by feature. observe.py is the torch form.
 #pragma once
 #include <vector>
 
@@ -6,7 +6,7 @@
 
 namespace battle {
 
-struct Scratch {  // feature-major pictures of a group: row f holds feature f of the sixteen worlds
+struct Scratch {  // feature-major pictures of a group: row f holds feature f of every world
   std::vector<vf> obs, state;
   std::vector<vi> avail;
   vf hp[kMaxUnits], shield[kMaxUnits], one_hot[kMaxUnits][3];  // fractions and type bits

@@ -1,4 +1,4 @@
-// One tick of sixteen battles: targets, movement, collisions, weapons, healing, regeneration.
+// One tick of a group of battles: targets, movement, collisions, weapons, healing, regeneration.
 // torch_form.py does the same operations in the same order; change both or neither.
 #pragma once
 #include <cmath>

@@ -55,7 +55,7 @@ struct Out {  // tensors of a TimeStep
   int64_t *dead_allies, *dead_enemies;
 };
 
-struct Group {  // sixteen worlds in flight
+struct Group {  // worlds in flight
   vf x[kMaxUnits], y[kMaxUnits], hp[kMaxUnits], shield[kMaxUnits], energy[kMaxUnits], cooldown[kMaxUnits],
       since[kMaxUnits];
   vi target[kMaxUnits], healing[kMaxUnits], type[kMaxUnits];
