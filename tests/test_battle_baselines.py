@@ -1,10 +1,13 @@
 """The numbers of the scripted teams' table."""
 
 import pytest
+import torch
 
-from experiments.battle_baselines import table
+from experiments.battle_baselines import open_loop, table
 from experiments.battle_baselines.__main__ import play
 from experiments.benchmarks.interleave import write_rows
+from marl.envs.battle import scripted
+from marl.rng import Rng
 
 
 def test_wilson_interval_against_published_values():
@@ -35,3 +38,21 @@ def test_every_episode_is_played_once_and_again_the_same():
         assert (row["dead_enemies"] == 3) == (row["won"] == 1 or both_dead)
         assert row["won"] == 0 or row["return"] == pytest.approx(20.0, abs=1e-3)
         assert row["steps"] <= 60
+
+
+def test_a_replay_wins_its_own_episode_but_not_most_others():
+    actions_TN = open_loop.won_episode("3m", seed=0, tries=64)
+    rng = Rng(0, "original")
+    env, ts = open_loop._world("3m", 64, rng)
+    won_B, length_B, _ = open_loop._first_episodes(env, ts, scripted.make("kiting", env, rng))
+    source = int(won_B.nonzero()[0])
+    assert len(actions_TN) == length_B[source]
+    again_B = open_loop._first_episodes(env, env.reset(rng), actions_by_step(actions_TN, 64))[0]
+    assert again_B[source]
+    others_B = open_loop.replay("3m", actions_TN, seed=1, episodes=256)
+    assert others_B.float().mean() < 0.5
+
+
+def actions_by_step(actions_TN, num_envs):
+    steps = iter([*actions_TN, *[torch.ones_like(actions_TN[0])] * 60])
+    return lambda ts: next(steps).expand(num_envs, -1).contiguous()

@@ -1,6 +1,6 @@
 """Play the scripted teams on ten maps and publish their win rates.
 
-    python -m experiments.battle_baselines              about three minutes; writes raw/, README.md, claims
+    python -m experiments.battle_baselines              about four minutes; writes raw/, README.md, claims
     python -m experiments.battle_baselines --smoke      one map, 32 episodes, keeps nothing
     python -m experiments.battle_baselines --table      table, plot and claims from the raw files as they are
 """
@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from experiments.battle_baselines import table
+from experiments.battle_baselines import open_loop, table
 from experiments.benchmarks.interleave import write_rows
 from experiments.claims import ROOT, commit, write_claim
 from marl import plots
@@ -81,6 +81,10 @@ def publish() -> None:
         "`envs/battle/scripted.py`; they see the whole battle.\n\n"
         f"{table.markdown(FOLDER / 'raw')}\n"
         "![wins](plots/wins.png)\n\n"
+        f"Can a battle be won by heart? The actions of {open_loop.REPLAYS} episodes that "
+        f"`{open_loop.POLICY}` won (one per seed), replayed blindly in {EPISODES} other episodes each (mean, 95 % bootstrap "
+        "interval over the replayed episodes; raw: `raw/open_loop.csv`):\n\n"
+        f"{open_loop.markdown(FOLDER / 'raw' / 'open_loop.csv')}\n"
         f"Command: `{COMMAND}` (default `Config` of every map; seeds 0 to {SEEDS - 1}). "
         f"Commit: {commit()}. Raw: `raw/<map>.csv`, one row per episode; "
         f"`{COMMAND} --table` draws table and plot from them again.\n"
@@ -102,6 +106,15 @@ def publish() -> None:
             note=f"wins on {map_name}: {what}; episodes of five seeds pooled, scripted teams do not learn",
         )
         print(f"{row['id']}: {row['value']:.3f} ({row['low']:.3f} to {row['high']:.3f})")
+    write_claim(
+        id="battle_baselines.open_loop_3m",
+        unit="share of episodes",
+        test="high < 0.5",
+        derive_with="experiments.battle_baselines.open_loop:wins_3m",
+        raw=[f"{RAW}/open_loop.csv"],
+        command=COMMAND,
+        note="one won episode's actions replayed blindly in other episodes of 3m; interval over won episodes",
+    )
 
 
 def main() -> None:
@@ -111,9 +124,11 @@ def main() -> None:
     options = parser.parse_args()
     if options.smoke:
         measure(("3m",), 1, 32, None)
+        open_loop.measure(32, ("3m",), 2)
         return
     if not options.table:
         measure(table.MAPS, SEEDS, EPISODES, FOLDER / "raw")
+        write_rows(FOLDER / "raw" / "open_loop.csv", open_loop.measure(EPISODES))
     publish()
 
 
