@@ -196,9 +196,12 @@ def number(value: float) -> str:
 
 
 def table(rows: Iterable[Row]) -> str:
-    """Markdown table; the raw file and the command stand in claims.json."""
+    """Markdown table, nothing for no rows; the raw file and the command stand in claims.json."""
+    rows = sorted(rows, key=lambda row: str(row["id"]))
+    if not rows:
+        return ""
     lines = ["| claim | value | interval | n | goal | | what was compared |", "|---|---|---|---|---|---|---|"]
-    for row in sorted(rows, key=lambda row: str(row["id"])):
+    for row in rows:
         ends = [row["low"], row["high"]]
         interval = "-" if None in ends else " to ".join(number(end) for end in ends)
         unit = "" if row["unit"] == "1" else f" {row['unit']}"

@@ -12,6 +12,7 @@ double-Q target per step, both processors, measured while learning.
 from __future__ import annotations
 
 import argparse
+import re
 import statistics
 import sys
 from contextlib import ExitStack
@@ -31,6 +32,7 @@ from experiments.benchmarks.interleave import (
 from experiments.benchmarks.machine import ROOT, matrix_peak, require_quiet
 from experiments.benchmarks.peers import python_of
 from experiments.claims import Derived, write_claim
+from marl.files import write_atomic
 
 RAW = "experiments/ground/raw/train.csv"
 RAW_SPLIT = "experiments/ground/raw/train_split.csv"
@@ -138,6 +140,23 @@ def split_table(path: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def fill_split(page: str) -> str:
+    """The page with the split's table between its markers; unchanged while there is no raw file."""
+    if not (ROOT / RAW_SPLIT).is_file():
+        return page
+    table = split_table(ROOT / RAW_SPLIT)
+    return re.sub(
+        r"(<!-- split:train -->\n).*?(<!-- /split -->)", rf"\g<1>{table}\g<2>", page, flags=re.DOTALL
+    )
+
+
+def publish() -> None:
+    """Write what the raw files support: the claims, and the split into the page."""
+    claims()
+    page = ROOT / "docs" / "benchmarks.md"
+    write_atomic(page, fill_split(page.read_text()).encode())
+
+
 def claims() -> None:
     """Write the rows that the raw files support."""
     command = f"{COMMAND} --peer-source <checkout of FLAIROx/JaxMARL>"
@@ -166,9 +185,17 @@ def claims() -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--peer-source", required=True, help="checkout of FLAIROx/JaxMARL")
+    parser.add_argument("--peer-source", help="checkout of FLAIROx/JaxMARL")
     parser.add_argument("--smoke", action="store_true", help="one case on a busy machine; keeps nothing")
+    parser.add_argument(
+        "--table", action="store_true", help="claims and table from the raw files as they are"
+    )
     arguments = parser.parse_args()
+    if arguments.table:
+        publish()
+        return
+    if arguments.peer_source is None:
+        parser.error("give --peer-source <checkout of FLAIROx/JaxMARL>: its learners are not in its package")
     if arguments.smoke:
         measure(arguments.peer_source, CASES[:1], repetitions=1, seconds=2.0)
         return
@@ -177,7 +204,7 @@ def main() -> None:
     write_rows(ROOT / RAW, rows)
     write_rows(ROOT / RAW_SPLIT, parts)
     print(split_table(ROOT / RAW_SPLIT))
-    claims()
+    publish()
 
 
 if __name__ == "__main__":
