@@ -129,12 +129,12 @@ def trained_return(a2c, learning_rate):
     rng, world = Rng(0), Relay(runners=2, max_leg=2)
     env = world.build(num_envs=32, device=CPU)
     agent = a2c(learning_rate).build(spec=env.spec, rng=rng.child("agent"), device=CPU)
-    loop = OnPolicyConfig(rollout_steps=8).build(env=env, agent=agent, rng=rng.child("loop"))
-    for _ in range(150):
+    loop = OnPolicyConfig(rollout_steps=6).build(env=env, agent=agent, rng=rng.child("loop"))
+    for _ in range(60):
         loop.iterate()
     return evaluate(agent, world, episodes=64, rng=Rng(1), device=CPU, threads=1).means()["return"]
 
 
 def test_learns_to_remember_and_does_not_without_learning(a2c):
-    assert trained_return(a2c, 5e-3) > 0.9  # 0.375 without memory, 1 is best
+    assert trained_return(a2c, 1e-2) > 0.9  # 0.375 without memory, 1 is best
     assert trained_return(a2c, 0.0) < 0.5
