@@ -1,8 +1,8 @@
 """Play the scripted teams on ten maps and publish their win rates.
 
-    python -m experiments.battle_baselines              about four minutes; writes raw/, README.md, claims
-    python -m experiments.battle_baselines --smoke      one map, 32 episodes, keeps nothing
-    python -m experiments.battle_baselines --table      table, plot and claims from the raw files as they are
+python -m experiments.battle_baselines              3 minutes of one core; writes raw/, README.md, claims
+python -m experiments.battle_baselines --smoke      one map, 32 episodes, keeps nothing
+python -m experiments.battle_baselines --table      table, plot and claims from the raw files as they are
 """
 
 from __future__ import annotations
@@ -82,8 +82,8 @@ def publish() -> None:
         f"{table.markdown(FOLDER / 'raw')}\n"
         "![wins](plots/wins.png)\n\n"
         f"Can a battle be won by heart? The actions of {open_loop.REPLAYS} episodes that "
-        f"`{open_loop.POLICY}` won (one per seed), replayed blindly in {EPISODES} other episodes each (mean, 95 % bootstrap "
-        "interval over the replayed episodes; raw: `raw/open_loop.csv`):\n\n"
+        f"`{open_loop.POLICY}` won (one per seed), replayed blindly in {EPISODES} other episodes each (mean, "
+        "95 % bootstrap interval over the replayed episodes; raw: `raw/open_loop.csv`):\n\n"
         f"{open_loop.markdown(FOLDER / 'raw' / 'open_loop.csv')}\n"
         f"Command: `{COMMAND}` (default `Config` of every map; seeds 0 to {SEEDS - 1}). "
         f"Commit: {commit()}. Raw: `raw/<map>.csv`, one row per episode; "
