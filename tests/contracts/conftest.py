@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +28,18 @@ class Marl:
         self.started: list[subprocess.Popen[str]] = []
 
     def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
-        """A process that runs beside others; ended with the test."""
+        """`marl <words>`, beside whatever else runs; ended with the test."""
+        return self._start([sys.executable, "-m", "marl.cli", *words], environment)
+
+    def python(
+        self, code: str, *words: str, prefix: Sequence[str] = (), **environment: str
+    ) -> subprocess.Popen[str]:
+        """Code of a test in a process of its own; `prefix` is a command that starts it."""
+        return self._start([*prefix, sys.executable, "-c", code, *words], environment)
+
+    def _start(self, command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            [sys.executable, "-m", "marl.cli", *words],
+            command,
             cwd=self.folder,
             env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **environment},
             stdout=subprocess.PIPE,
