@@ -1,6 +1,6 @@
 """Environment throughput: battle against JaxMARL's SMAX, uniformly random available actions.
 
-    python -m experiments.benchmarks.env            about 7 minutes on a quiet machine; writes claims
+    python -m experiments.benchmarks.env            about 5 minutes on a quiet machine; writes claims
     python -m experiments.benchmarks.env --smoke    half a minute, keeps nothing
 
 A step counts when observations, state and available actions of the next step are there. Both sides
@@ -132,7 +132,7 @@ def main() -> None:
         measure(("3m",), (16,), repetitions=2, seconds=0.3)
         return
     require_quiet()
-    write_rows(ROOT / RAW, measure(MAPS, BATCHES, repetitions=5, seconds=0.7))
+    write_rows(ROOT / RAW, measure(MAPS, BATCHES, repetitions=5, seconds=0.4))
     claims()
 
 

@@ -10,8 +10,6 @@ from experiments.benchmarks.workers.protocol import Measure, serve, timed
 from marl.envs.battle import Config
 from marl.rng import Rng
 
-STEPS = 20  # env steps between two looks at the clock
-
 
 def prepare(*, map: str, envs: int, form: str, threads: int) -> tuple[Measure, dict[str, Any]]:
     """Build the batch and warm it up.
@@ -30,17 +28,16 @@ def prepare(*, map: str, envs: int, form: str, threads: int) -> tuple[Measure, d
     noise_BNA = torch.empty(ts.avail_BNA.shape)
     avail_BNA = ts.avail_BNA
 
-    def some_steps() -> int:
+    def step() -> int:
         nonlocal avail_BNA
-        for _ in range(STEPS):
-            # The largest of uniform numbers on (0, 1], zero where unavailable: a uniform choice.
-            actions_BN = torch.rand(noise_BNA.shape, out=noise_BNA).neg_().add_(1).mul_(avail_BNA).argmax(-1)
-            avail_BNA = env.step(actions_BN).avail_BNA
-        return STEPS * envs
+        # The largest of uniform numbers on (0, 1], zero where unavailable: a uniform choice.
+        actions_BN = torch.rand(noise_BNA.shape, out=noise_BNA).neg_().add_(1).mul_(avail_BNA).argmax(-1)
+        avail_BNA = env.step(actions_BN).avail_BNA
+        return envs
 
-    timed(some_steps, 0.2)
+    timed(step, 0.2)
     facts = {"agents": ts.obs_BNO.shape[1], "obs": ts.obs_BNO.shape[2], "state": ts.state_BS.shape[1]}
-    return lambda seconds: timed(some_steps, seconds), facts | {"version": torch.__version__}
+    return lambda seconds: timed(step, seconds), facts | {"version": torch.__version__}
 
 
 if __name__ == "__main__":
