@@ -2,9 +2,9 @@
 
 import pytest
 import torch
-from marl.agents import qmix
 from scipy import stats
 
+from marl.agents import qmix
 from marl.rng import Rng
 from marl.value.explore import epsilon_greedy
 

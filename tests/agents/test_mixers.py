@@ -4,8 +4,8 @@ import itertools
 
 import pytest
 import torch
-from marl.agents import iql, qmix, qplex, vdn
 
+from marl.agents import iql, qmix, qplex, vdn
 from marl.rng import Rng
 from marl.value import Joint
 

@@ -5,9 +5,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from marl.agents import iql, qmix, qplex, vdn
 from torch import nn
 
+from marl.agents import iql, qmix, qplex, vdn
 from marl.errors import MarlError, NonFiniteError
 from marl.rng import Rng
 from marl.types import Box
