@@ -30,6 +30,13 @@ from marl.types import Act, Batch, EnvSpec, FieldSpec, TimeStep
 START, TERMINATED, TRUNCATED = 1, 2, 4  # bits of a record's flags
 _ENDED = TERMINATED | TRUNCATED
 _EXTRA = "extra."  # prefix of the agent's own fields
+# Reward and cost fields of a record, and where TimeStep has them.
+_REWARDS = {
+    "reward": "reward_B",
+    "agent_reward": "agent_reward_BN",
+    "reward_vector": "reward_BK",
+    "cost": "cost_BC",
+}
 _ALIGN = 8  # bytes; every record starts at a multiple, so that views as any dtype are legal
 
 # A word whose eight bytes are 0 or 1, times this, has the eight bits in its top byte, first byte lowest:
@@ -39,8 +46,10 @@ _GATHER_BITS = sum(1 << (56 - 7 * i) for i in range(8))
 
 
 def pack_bits(bits_BK: Tensor) -> Tensor:
-    """Eight booleans a byte, first lowest; K must be a multiple of 8. Returns int64 (B, K / 8)."""
-    return (bits_BK.view(torch.int64) * _GATHER_BITS >> 56) & 0xFF
+    """Eight booleans a byte, first lowest; K must be a multiple of 8. Returns uint8 (B, K / 8)."""
+    return (bits_BK.view(torch.int64) * _GATHER_BITS).view(torch.uint8)[
+        :, 7::8
+    ]  # little-endian: 7 is the top
 
 
 def unpack_bits(packed: Tensor) -> Tensor:
@@ -183,6 +192,7 @@ class Tape:
         self._base_B = torch.arange(num_envs, device=device) * width
         self._record_BR = torch.zeros(num_envs, layout.size, dtype=torch.uint8, device=device)
         self._new = layout.views(self._record_BR)
+        self._rewards = [(self._new[field], name) for field, name in _REWARDS.items() if field in self._new]
         N, A = layout.spec.n_agents, layout.spec.n_actions
         bytes_ = layout.fields["bits"].bytes
         self._bits_BK = torch.zeros(num_envs, 8 * bytes_, dtype=torch.bool, device=device)
@@ -198,65 +208,58 @@ class Tape:
         self._new["flags"].fill_(START)
         self._write(ts.obs_BNO, ts.state_BS, ts.avail_BNA, ts.alive_BN)
 
-    def put(self, act: Act, ts: TimeStep) -> None:
+    def put(self, act: Act, ts: TimeStep, ended: bool = True) -> None:
         """Add the entries that the action led to.
 
         Args:
             act: what was done at the newest entries.
             ts: what `env.step` answered.
+            ended: False where the caller knows that no episode ended.
 
         Raises:
             MarlError: an episode is longer than the width.
         """
-        new, done_B = self._new, ts.done_B
+        new = self._new
         new["action"].copy_(act.actions_BN)
-        for name, value in self._rewards(ts):
-            new[name].copy_(value)
+        for view, name in self._rewards:
+            view.copy_(getattr(ts, name))
         for name, value in act.extras.items():
             new[_EXTRA + name].copy_(value)
         self.at_B += 1
         self._highest += 1
-        ended = bool(done_B.any())
         if ended:
             self._end(ts)
-            if self._on_finish is not None:
-                self._hand_over(done_B, self._on_finish)
-            else:
-                self.at_B += done_B
-                self._highest += 1
-            new["action"].masked_fill_(_like(done_B, new["action"]), -1 if self.layout.spec.discrete else 0)
-            for name, value in self._rewards(ts):
-                new[name].masked_fill_(_like(done_B, value), 0.0)
-            new["flags"].copy_(done_B)  # START is bit 0
         else:
             new["flags"].zero_()
         self._write(ts.obs_BNO, ts.state_BS, ts.avail_BNA, ts.alive_BN)
 
     def _end(self, ts: TimeStep) -> None:
-        """Write final observations; envs that go on get one too, which `put` overwrites at once.
+        """Write final observations where episodes ended, and make the new record one that starts there.
 
-        Alive of the final entry repeats the entry before: TimeStep has none, and nobody acts there.
+        Envs that go on get a final observation too, which `put` overwrites at once. Alive of the final
+        entry repeats the entry before: TimeStep has none, and nobody acts there.
         """
-        self._new["flags"].copy_(ts.terminated_B * TERMINATED + ts.truncated_B * TRUNCATED)
+        new, done_B = self._new, ts.done_B
+        new["flags"].copy_(ts.terminated_B * TERMINATED + ts.truncated_B * TRUNCATED)
         assert ts.final_obs_BNO is not None
         assert ts.final_state_BS is not None
         assert ts.final_avail_BNA is not None
         self._write(ts.final_obs_BNO, ts.final_state_BS, ts.final_avail_BNA, None)
+        if self._on_finish is not None:
+            self._hand_over(done_B, self._on_finish)
+        else:
+            self.at_B += done_B
+            self._highest += 1
+        new["action"].masked_fill_(_like(done_B, new["action"]), -1 if self.layout.spec.discrete else 0)
+        for view, _ in self._rewards:
+            view.masked_fill_(_like(done_B, view), 0.0)
+        new["flags"].copy_(done_B)  # START is bit 0
 
     def _hand_over(self, done_B: Tensor, on_finish: Callable[[Tensor], None]) -> None:
         envs = done_B.nonzero().flatten().tolist()
         for env, length in zip(envs, self.at_B[done_B].tolist(), strict=True):
             on_finish(self.rows_BWR[env, : length + 1])
         self.at_B.masked_fill_(done_B, 0)
-
-    def _rewards(self, ts: TimeStep) -> list[tuple[str, Tensor]]:
-        named = (
-            ("reward", ts.reward_B),
-            ("agent_reward", ts.agent_reward_BN),
-            ("reward_vector", ts.reward_BK),
-            ("cost", ts.cost_BC),
-        )
-        return [(name, v) for name, v in named if v is not None and name in self._new]
 
     def _write(self, obs_BNO: Tensor, state_BS: Tensor, avail_BNA: Tensor, alive_BN: Tensor | None) -> None:
         """Put the record, completed by these fields, at `at_B`."""

@@ -25,6 +25,8 @@ GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the Weyl increment of Split
 _M1 = 0xBF58476D1CE4E5B9  # multipliers of the SplitMix64 finaliser (variant 13 of Stafford)
 _M2 = 0x94D049BB133111EB
 _MASK = (1 << 64) - 1
+_U0, _U1, _U2 = np.uint64(GOLDEN), np.uint64(_M1), np.uint64(_M2)
+_S30, _S27, _S31 = np.uint64(30), np.uint64(27), np.uint64(31)
 _INV24 = 1.0 / (1 << 24)  # float32 holds 24 bits exactly
 
 
@@ -42,13 +44,17 @@ def _shift(x: Tensor, n: int) -> Tensor:
 def mix(x: Tensor) -> Tensor:
     """SplitMix64 finaliser of every element; int64 in, int64 out (products wrap)."""
     if x.device.type == "cpu" and x.dim():  # numpy costs a third per operation, and shifts logically
-        u = x.numpy().view(np.uint64)
-        u = (u ^ (u >> np.uint64(30))) * np.uint64(_M1)
-        u = (u ^ (u >> np.uint64(27))) * np.uint64(_M2)
-        return torch.from_numpy((u ^ (u >> np.uint64(31))).view(np.int64))
+        return torch.from_numpy(_mix_numpy(x.numpy().view(np.uint64)).view(np.int64))
     x = (x ^ _shift(x, 30)) * _signed(_M1)
     x = (x ^ _shift(x, 27)) * _signed(_M2)
     return x ^ _shift(x, 31)
+
+
+def _mix_numpy(u: np.ndarray) -> np.ndarray:
+    """`mix` for uint64 arrays."""
+    u = (u ^ (u >> _S30)) * _U1
+    u = (u ^ (u >> _S27)) * _U2
+    return u ^ (u >> _S31)
 
 
 def mix_int(x: int) -> int:
@@ -89,10 +95,14 @@ class Stream:
         """A stream keyed by more words: names, integers, or int64 tensors of shape (B,)."""
         key_B = self.key_B
         for w in words:
-            if isinstance(w, Tensor):
-                key_B = mix(key_B + mix(w.to(torch.int64) + _signed(GOLDEN)))
-            else:
+            if not isinstance(w, Tensor):
                 key_B = mix(key_B + _signed(mix_int(word(w) + GOLDEN)))
+            elif w.device.type == "cpu" and w.dim():
+                words_B = _mix_numpy(w.to(torch.int64).numpy().view(np.uint64) + _U0)
+                mixed_B = _mix_numpy(key_B.numpy().view(np.uint64) + words_B)
+                key_B = torch.from_numpy(mixed_B.view(np.int64))
+            else:
+                key_B = mix(key_B + mix(w.to(torch.int64) + _signed(GOLDEN)))
         return Stream(key_B)
 
     def bits(self, *shape: int) -> Tensor:

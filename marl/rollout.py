@@ -35,9 +35,11 @@ class Tally:
             *(f"return.{name}" for name in spec.objectives),
             *(f"cost.{name}" for name in spec.costs),
         )
-        self._K = len(spec.objectives)
+        K = len(spec.objectives)
         # float64: sums of thousands of float32 rewards stay exact to their own precision
         self.sum_BR = torch.zeros(num_envs, len(self.columns), dtype=torch.float64, device=device)
+        self._return_B = self.sum_BR[:, 0]
+        self._objectives_BK, self._costs_BC = self.sum_BR[:, 1 : 1 + K], self.sum_BR[:, 1 + K :]
         self.length_B = torch.zeros(num_envs, dtype=torch.int64, device=device)
 
     def add(self, ts: TimeStep) -> dict[str, Tensor] | None:
@@ -48,14 +50,14 @@ class Tally:
             columns (float64), and every entry of `ts.info` that has one number per env.
         """
         if ts.reward_B is not None:
-            self.sum_BR[:, 0] += ts.reward_B
+            self._return_B += ts.reward_B
         if ts.agent_reward_BN is not None:
-            self.sum_BR[:, 0] += ts.agent_reward_BN.sum(-1)
+            self._return_B += ts.agent_reward_BN.sum(-1)
         if ts.reward_BK is not None:
-            self.sum_BR[:, 0] += ts.reward_BK.sum(-1)
-            self.sum_BR[:, 1 : 1 + self._K] += ts.reward_BK
+            self._return_B += ts.reward_BK.sum(-1)
+            self._objectives_BK += ts.reward_BK
         if ts.cost_BC is not None:
-            self.sum_BR[:, 1 + self._K :] += ts.cost_BC
+            self._costs_BC += ts.cost_BC
         self.length_B += 1
         done_B = ts.done_B
         if not done_B.any():

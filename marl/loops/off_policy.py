@@ -146,7 +146,7 @@ class OffPolicy:
         for _ in range(self.config.rollout_steps):
             epsilon = self.config.explore.at(self.steps)
             act, finished = self.rollout.step(epsilon)
-            self.tape.put(act, self.rollout.ts)
+            self.tape.put(act, self.rollout.ts, finished is not None)
             self.steps += self.env.num_envs
             if finished is not None:
                 self.episodes += len(finished["env"])

@@ -76,7 +76,7 @@ class OnPolicy:
         carry = {f"carry.{name}": value.clone() for name, value in self.rollout.carry.items()}
         for _ in range(self.config.rollout_steps):
             act, finished = self.rollout.step(self.config.explore)
-            self.tape.put(act, self.rollout.ts)
+            self.tape.put(act, self.rollout.ts, finished is not None)
             self.steps += self.env.num_envs
             if finished is not None:
                 self.episodes += len(finished["env"])
