@@ -9,12 +9,16 @@
 namespace battle {
 namespace {
 
+// From this many worlds on some episode ends in nearly every step, and final_* is filled while rows are in cache.
+constexpr int64_t kManyWorlds = 256;
+
 struct Lanes {  // which worlds a group holds
   int64_t first;
   int count;
 };
 
-void load(const World& w, const State& s, Lanes lanes, Group& g) {
+// `fresh`: the group holds no constants yet; those of fixed teams are the same in all worlds.
+void load(const World& w, const State& s, Lanes lanes, Group& g, bool fresh) {
   const int n = w.n_allies, units = n + w.n_enemies;
   for (int u = 0; u < units; ++u) g.hp[u] = vf{};
   for (int l = 0; l < L; ++l) {
@@ -31,7 +35,7 @@ void load(const World& w, const State& s, Lanes lanes, Group& g) {
       g.target[u][l] = static_cast<int32_t>(s.target[at]);
       g.healing[u][l] = -static_cast<int32_t>(s.healing[at]);
       g.type[u][l] = static_cast<int32_t>(s.type[at]);
-      set_constants(w, g, u, l);
+      if (w.random_teams || fresh) set_constants(w, g, u, l);
     }
     for (int i = 0; i < n; ++i) {
       g.facing[i][l] = static_cast<int32_t>(s.facing[b * n + i]);
@@ -152,22 +156,36 @@ Verdict judge(const World& w, const Group& g, const vf* before, int l) {
   return v;
 }
 
-// Copy feature-major rows of some lanes to a world-major tensor of `width` features.
+// Copy feature-major rows of some lanes to a world-major tensor of `width` features, a square at a time.
+// `rows` is padded to whole squares.
 void write_rows(const vf* rows, int width, Lanes lanes, uint32_t which, float* out) {
-  for (uint32_t left = which; left; left &= left - 1) {
-    const int l = __builtin_ctz(left);
-    const float* from = reinterpret_cast<const float*>(rows) + l;
-    float* to = out + (lanes.first + l) * width;
-    for (int f = 0; f < width; ++f) to[f] = from[static_cast<size_t>(f) * L];
+  vf square[L];
+  float* first = out + lanes.first * width;
+  const auto each = [which](const auto& copy) {
+    for (uint32_t left = which; left; left &= left - 1) copy(__builtin_ctz(left));
+  };
+  int f = 0;
+  for (; f + L <= width; f += L) {
+    transpose(rows + f, square);
+    each([&](int l) { std::memcpy(first + l * width + f, &square[l], sizeof(vf)); });
   }
+  if (f == width) return;
+  transpose(rows + f, square);
+  each([&](int l) { std::memcpy(first + l * width + f, &square[l], sizeof(float) * (width - f)); });
 }
 
+// The same for masks, which become bytes.
 void write_masks(const vi* rows, int width, Lanes lanes, uint32_t which, uint8_t* out) {
-  for (uint32_t left = which; left; left &= left - 1) {
-    const int l = __builtin_ctz(left);
-    const int32_t* from = reinterpret_cast<const int32_t*>(rows) + l;
-    uint8_t* to = out + (lanes.first + l) * width;
-    for (int f = 0; f < width; ++f) to[f] = static_cast<uint8_t>(from[static_cast<size_t>(f) * L] & 1);
+  vf square[L];
+  for (int f = 0; f < width; f += L) {
+    const int count = width - f < L ? width - f : L;
+    transpose(reinterpret_cast<const vf*>(rows) + f, square);
+    for (uint32_t left = which; left; left &= left - 1) {
+      const int l = __builtin_ctz(left);
+      uint8_t* to = out + (lanes.first + l) * width + f;
+      const vi flags = (vi)square[l] & 1;
+      for (int k = 0; k < count; ++k) to[k] = static_cast<uint8_t>(flags[k]);
+    }
   }
 }
 
@@ -184,14 +202,22 @@ void write_alive(const World& w, const Group& g, Lanes lanes, const Out& o) {
   }
 }
 
+void copy_finals(const World& w, const Out& o, int64_t b) {
+  const size_t obs = static_cast<size_t>(w.obs_size) * w.n_allies, state = w.state_size,
+               avail = static_cast<size_t>(w.n_actions) * w.n_allies;
+  std::memcpy(o.final_obs + b * obs, o.obs + b * obs, obs * sizeof(float));
+  std::memcpy(o.final_state + b * state, o.state + b * state, state * sizeof(float));
+  std::memcpy(o.final_avail + b * avail, o.avail + b * avail, avail);
+}
+
 uint32_t all_of(Lanes lanes) { return (1u << lanes.count) - 1u; }
 
-// One step of a group; returns the lanes whose episode ended.
+// One step of a group; returns the lanes whose episode ended. `copy_now`: fill final_* of the others at once.
 uint32_t step_group(const World& w, const State& state, const Out& o, const int64_t* actions, Lanes lanes, Group& g,
-                    Scratch& s) {
+                    Scratch& s, bool fresh, bool copy_now) {
   const int units = w.n_allies + w.n_enemies;
   vf before[kMaxUnits];
-  load(w, state, lanes, g);
+  load(w, state, lanes, g, fresh);
   give_orders(w, g, actions, lanes);
   for (int u = 0; u < units; ++u) before[u] = g.hp[u] + g.shield[u];
   for (int k = 0; k < 8; ++k) tick(w, g);
@@ -210,6 +236,10 @@ uint32_t step_group(const World& w, const State& state, const Out& o, const int6
   }
   observe(w, g, s);
   write(w, s, lanes, all_of(lanes) & ~done, o.obs, o.state, o.avail);
+  if (copy_now) {
+    for (uint32_t left = all_of(lanes) & ~done; left; left &= left - 1)
+      copy_finals(w, o, lanes.first + __builtin_ctz(left));
+  }
   if (done) {
     write(w, s, lanes, done, o.final_obs, o.final_state, o.final_avail);
     for (uint32_t left = done; left; left &= left - 1) {
@@ -224,15 +254,7 @@ uint32_t step_group(const World& w, const State& state, const Out& o, const int6
   return done;
 }
 
-void copy_finals(const World& w, const Out& o, int64_t b) {
-  const size_t obs = static_cast<size_t>(w.obs_size) * w.n_allies, state = w.state_size,
-               avail = static_cast<size_t>(w.n_actions) * w.n_allies;
-  std::memcpy(o.final_obs + b * obs, o.obs + b * obs, obs * sizeof(float));
-  std::memcpy(o.final_state + b * state, o.state + b * state, state * sizeof(float));
-  std::memcpy(o.final_avail + b * avail, o.avail + b * avail, avail);
-}
-
-// Run `work(lanes, group, scratch)` over all groups, on as many threads as are asked for.
+// Run `work(lanes, group, scratch, first of this thread)` over all groups, on as many threads as are asked for.
 template <class Work>
 void for_groups(const World& w, int64_t envs, int threads, const Work& work) {
   const int64_t groups = (envs + L - 1) / L;
@@ -242,7 +264,7 @@ void for_groups(const World& w, int64_t envs, int threads, const Work& work) {
     Scratch s(w);
     for (int64_t k = from; k < to; ++k) {
       const int64_t left = envs - k * L;
-      work(Lanes{k * L, static_cast<int>(left < L ? left : L)}, *g, s);
+      work(Lanes{k * L, static_cast<int>(left < L ? left : L)}, *g, s, k == from);
     }
   };
   std::vector<std::thread> pool;
@@ -261,13 +283,14 @@ extern "C" {
 // One step of all worlds. Returns how many episodes ended; final_* are filled only if any did.
 int64_t battle_step(const World* w, const State* state, const Out* out, const int64_t* actions, int64_t envs,
                     int threads) {
+  const bool copy_now = envs >= kManyWorlds;
   std::vector<uint32_t> done((envs + L - 1) / L);
-  for_groups(*w, envs, threads, [&](Lanes lanes, Group& g, Scratch& s) {
-    done[lanes.first / L] = step_group(*w, *state, *out, actions, lanes, g, s);
+  for_groups(*w, envs, threads, [&](Lanes lanes, Group& g, Scratch& s, bool fresh) {
+    done[lanes.first / L] = step_group(*w, *state, *out, actions, lanes, g, s, fresh, copy_now);
   });
   int64_t ended = 0;
   for (uint32_t d : done) ended += __builtin_popcount(d);
-  if (ended) {
+  if (ended && !copy_now) {
     for (int64_t b = 0; b < envs; ++b)
       if (!(done[b / L] >> (b % L) & 1u)) copy_finals(*w, *out, b);
   }
@@ -276,7 +299,7 @@ int64_t battle_step(const World* w, const State* state, const Out* out, const in
 
 // Start the episode numbers that the state holds.
 void battle_reset(const World* w, const State* state, int64_t envs) {
-  for_groups(*w, envs, 1, [&](Lanes lanes, Group& g, Scratch&) {
+  for_groups(*w, envs, 1, [&](Lanes lanes, Group& g, Scratch&, bool) {
     for (int l = 0; l < lanes.count; ++l)
       spawn(*w, g, l, state->key[lanes.first + l], state->episode[lanes.first + l]);
     store(*w, *state, lanes, g);
@@ -285,8 +308,8 @@ void battle_reset(const World* w, const State* state, int64_t envs) {
 
 // Observations, state, availability, alive and t of the worlds as they stand.
 void battle_observe(const World* w, const State* state, const Out* out, int64_t envs) {
-  for_groups(*w, envs, 1, [&](Lanes lanes, Group& g, Scratch& s) {
-    load(*w, *state, lanes, g);
+  for_groups(*w, envs, 1, [&](Lanes lanes, Group& g, Scratch& s, bool fresh) {
+    load(*w, *state, lanes, g, fresh);
     observe(*w, g, s);
     write(*w, s, lanes, all_of(lanes), out->obs, out->state, out->avail);
     write_alive(*w, g, lanes, *out);

@@ -20,7 +20,7 @@ from marl.native import NoCompiler
 from marl.rng import Rng
 from marl.types import TimeStep
 
-_WORK_PER_THREAD = 30_000  # unit pairs of a step below which a second thread costs more than it saves
+_WORK_PER_THREAD = 10_000  # unit pairs of a step below which a second thread costs more than it saves
 
 
 class Battle:

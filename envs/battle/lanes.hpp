@@ -58,6 +58,30 @@ inline vf root(vf a) {
 #endif
 }
 
+// The square of L rows by L lanes, rows and lanes exchanged: log2(L) rounds of zipping the two halves.
+inline void transpose(const vf* in, vf* out) {
+#if defined(__GNUC__) && !defined(__clang__)
+  vi low, high;
+  for (int k = 0; k < L; ++k) {
+    low[k] = k / 2 + (k % 2) * L;
+    high[k] = low[k] + L / 2;
+  }
+  vf a[L], b[L];
+  for (int k = 0; k < L; ++k) a[k] = in[k];
+  for (int round = 1; round < L; round *= 2) {
+    for (int k = 0; k < L / 2; ++k) {
+      b[2 * k] = __builtin_shuffle(a[k], a[k + L / 2], low);
+      b[2 * k + 1] = __builtin_shuffle(a[k], a[k + L / 2], high);
+    }
+    for (int k = 0; k < L; ++k) a[k] = b[k];
+  }
+  for (int k = 0; k < L; ++k) out[k] = a[k];
+#else
+  for (int k = 0; k < L; ++k)
+    for (int l = 0; l < L; ++l) out[l][k] = in[k][l];
+#endif
+}
+
 // rows[index[l]][l] for every lane; index must be valid.
 inline vf gather(const vf* rows, vi index) {
   const float* base = reinterpret_cast<const float*>(rows);

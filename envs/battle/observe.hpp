@@ -11,7 +11,7 @@ struct Scratch {  // feature-major pictures of a group: row f holds feature f of
   std::vector<vi> avail;
   vf hp[kMaxUnits], shield[kMaxUnits], one_hot[kMaxUnits][3];  // fractions and type bits
   explicit Scratch(const World& w)
-      : obs(w.obs_size * w.n_allies), state(w.state_size), avail(w.n_actions * w.n_allies) {}
+      : obs(w.obs_size * w.n_allies + L), state(w.state_size + L), avail(w.n_actions * w.n_allies + L) {}  // + a square
 };
 
 inline vi mask_of(vi m) { return m != 0; }
