@@ -3,7 +3,7 @@
 | symbol | name here | meaning |
 |---|---|---|
 | Q_i(tau_i, u_i) | joint.q_BTN | value of agent i's action given its own history |
-| y_i | target in marl.value.returns | r + gamma max_u Q_i^-(tau'_i, u) (double Q by choice) |
+| y_i | target in marl.returns | r + gamma max_u Q_i^-(tau'_i, u) (double Q by choice) |
 
 L = mean over agents and filled steps of (y_i - Q_i)^2.
 

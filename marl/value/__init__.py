@@ -1,7 +1,7 @@
 """What teams that learn action values share: methods differ only in how they mix them."""
 
 from marl.value.config import ValueConfig
-from marl.value.returns import double_q_actions, lambda_returns, nstep_returns, td_loss
+from marl.value.losses import double_q_actions, td_loss
 from marl.value.team import Joint, QTeam
 
 __all__ = [
@@ -9,7 +9,5 @@ __all__ = [
     "QTeam",
     "ValueConfig",
     "double_q_actions",
-    "lambda_returns",
-    "nstep_returns",
     "td_loss",
 ]

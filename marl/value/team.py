@@ -5,7 +5,7 @@
 | Q_i(tau_i, u_i) | q_BTN | value of agent i's chosen action given its history |
 | Q_tot | value_BTM | joint value (M = 1), or the agents' own values (M = N) |
 | theta, theta^- | online, target | parameters, and their delayed copy |
-| y_t | target_BTM | learning target: `marl.value.returns` |
+| y_t | target_BTM | learning target: `marl.returns` |
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from torch import Tensor, nn
 
 from marl.errors import MarlError, NonFiniteError
 from marl.nets import FlatParameters, kernels
+from marl.returns import lambda_returns, nstep_returns
 from marl.rng import Rng, Stream
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value.config import ValueConfig
 from marl.value.explore import epsilon_greedy
+from marl.value.losses import double_q_actions, td_loss
 from marl.value.network import RecurrentQ
-from marl.value.returns import double_q_actions, lambda_returns, nstep_returns, td_loss
 
 
 @dataclass(kw_only=True)

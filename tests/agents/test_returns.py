@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from marl.value import double_q_actions, lambda_returns, nstep_returns, td_loss
+from marl.returns import lambda_returns, nstep_returns
+from marl.value import double_q_actions, td_loss
 
 GAMMA = 0.9
 
