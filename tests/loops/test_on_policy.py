@@ -8,8 +8,8 @@ from marl.errors import FieldError
 from marl.evaluate import evaluate
 from marl.loops import OnPolicyConfig
 from marl.loops.base import Means
+from marl.returns import lambda_returns
 from marl.rng import Rng
-from marl.value import lambda_returns
 
 CPU = torch.device("cpu")
 
