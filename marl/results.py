@@ -24,6 +24,14 @@ from marl.errors import CorruptFileError
 SCHEMA = 1
 Status = Literal["finished", "interrupted", "failed"]
 _PACKAGES = ("torch", "numpy", "gymnasium", "pettingzoo", "hydra-core", "safetensors", "wandb")
+_CODE = (
+    "marl",
+    "agents",
+    "envs",
+    "conf",
+    "setup.py",
+    "pyproject.toml",
+)  # results may lie uncommitted beside it
 _TYPES: dict[str, type | tuple[type, ...]] = {
     "schema": int,
     "run_id": str,
@@ -139,14 +147,14 @@ def versions() -> dict[str, str]:
 
 
 def git() -> dict[str, Any]:
-    """Commit of the checkout that the code runs from; None for an installed wheel."""
+    """Commit of the checkout that the code runs from, and whether its code differs; None for a wheel."""
     checkout = Path(marl.__file__).resolve().parent.parent
     nothing: dict[str, Any] = {"commit": None, "dirty": None}
     if not (checkout / "pyproject.toml").is_file() or not (checkout / ".git").exists():
         return nothing
     try:
         commit = _git(checkout, "rev-parse", "HEAD")
-        return {"commit": commit, "dirty": bool(_git(checkout, "status", "--porcelain"))}
+        return {"commit": commit, "dirty": bool(_git(checkout, "status", "--porcelain", "--", *_CODE))}
     except (OSError, subprocess.SubprocessError):
         return nothing
 
