@@ -33,7 +33,8 @@ lint: $(VENV)/.dev ## ruff and mypy
 	$(BIN)/ruff check .
 	@rm -rf build/types && mkdir -p build/types/marl
 	@ln -s $(foreach name,$(wildcard marl/*) agents envs conf,$(CURDIR)/$(name)) build/types/marl/
-	cd build/types && $(abspath $(BIN))/python -m mypy --config-file $(CURDIR)/pyproject.toml
+	@ln -s $(CURDIR)/experiments build/types/
+	cd build/types && $(abspath $(BIN))/python -m mypy --config-file $(CURDIR)/pyproject.toml -p marl -p experiments
 
 claims: $(VENV)/.dev ## check every published number against its raw file and write the tables
 	$(BIN)/python -m experiments.claims

@@ -77,11 +77,11 @@ def prepare(
     script = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(script)
     gate = Gate()
-    script.wandb = gate
+    vars(script)["wandb"] = gate
     files = (folder / "config" / "config.yaml", folder / "config" / "alg" / "ql_rnn_smax.yaml")
     config: dict[str, Any] = {}
     for path in files:
-        config |= OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[operator]
+        config |= OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[arg-type]
     config |= {"MAP_NAME": map, "HIDDEN_SIZE": hidden, "NUM_ENVS": envs, "BUFFER_BATCH_SIZE": sequences}
     config |= mixer
     config |= {"TEST_DURING_TRAINING": False, "WANDB_MODE": "online"}  # any mode but "disabled" reports
