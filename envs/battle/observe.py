@@ -64,6 +64,10 @@ class Observer:
         return [0, *([1] if shields else []), *range(2, 2 + self.map.type_bits)]
 
     def _in_cone(self, s: State, delta: Tensor, d2: Tensor) -> Tensor:
+        """Within 15 degrees of the facing.
+
+        DEVIATION: SMACv2 compares arctangents, which also lets an agent see behind itself.
+        """
         if not self.tables.cone:
             return torch.ones_like(d2, dtype=torch.bool)
         facing = self.directions[s["facing_BN"]][:, :, None]
@@ -71,7 +75,11 @@ class Observer:
         return ahead >= root(d2) * self.tables.scalars["cone_cosine"]
 
     def open_ahead(self, s: State, k: State) -> Tensor:
-        """bool (B, N, 4): the cell one unit ahead is in the map and the unit may stand on it."""
+        """bool (B, N, 4): the cell one unit ahead is in the map and the unit may stand on it.
+
+        DEVIATION: SMAC asks the pathing grid of ground units for all; here a colossus may step onto the ridge
+        and a flyer anywhere, so that 2c_vs_64zg can be played as it is meant.
+        """
         at = s["pos_BU2"][:, : self.n, None] + self.ahead
         inside = ((at >= 0) & (at < SIZE)).all(-1)
         cell = at.clamp(0, SIZE - 1).long()

@@ -97,7 +97,10 @@ class TorchForm:
         )  # fmt: skip
 
     def _orders(self, s: State, k: State, actions_BN: Tensor) -> tuple[Tensor, Tensor]:
-        """Carry out the actions' orders in `s`; returns who moves and where to. Not available means stop."""
+        """Carry out the actions' orders in `s`; returns who moves and where to. Not available means stop.
+
+        CHOICE: a look turns the view and stops the unit.
+        """
         n, base = self.n, self.tables.attack_base
         _, _, avail_BNA = self.observer(s, k)
         last = self.tables.n_actions - 1

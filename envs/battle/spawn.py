@@ -76,6 +76,7 @@ class Spawner:
         wait_BU = wait_BU * stream.fold(COOLDOWN).uniform(units)
         wait_BU = torch.where(self._column("heals", type_BU) > 0, torch.zeros_like(wait_BU), wait_BU)
         if self.map.random_teams:
+            # CHOICE: SMACv2's maps do not say where their attack-move leads; here to the allies' middle
             total_B2 = pos_BU2[:, : self.n].double().sum(1)  # in double: the same in any order
             goal_B2 = total_B2.float() / self.n
         else:

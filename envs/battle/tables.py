@@ -178,7 +178,8 @@ def _places(scenario: Map) -> list[tuple[float, float]]:
     """Starting places in order of creation; the allies face east, the enemies west."""
     if scenario.random_teams:
         names = [name for name, _ in scenario.weights]
-        gap = max(2 * UNITS[TYPE[name]].radius for name in names) / 2  # most teams hold few of the largest
+        # CHOICE: places half the widest unit apart; most teams hold few of these, and collisions spread them
+        gap = max(2 * UNITS[TYPE[name]].radius for name in names) / 2
         return list(_cluster(scenario.n_allies + scenario.n_enemies, gap))
     places: list[tuple[float, float]] = []
     for team, (cx, cy), facing in (

@@ -230,3 +230,21 @@ def test_ways_lead_through_the_choke_and_round_the_cliff():
         ):
             for x, y in walk(ground.way, divmod(int(a), 32), divmod(int(b), 32)):
                 assert ground.walk_XY[x, y] & terrain.GROUND
+
+
+def test_no_operation_leaves_the_device():
+    """The meta device refuses to mix with the CPU, as a GPU would."""
+    meta = torch.device("meta")
+    env = Config(
+        map="v2/terran_10v11", cone=True, obs_pathing=True, obs_height=True, obs_last_action=True
+    ).build(num_envs=4, device=meta, threads=1)
+    form = env._torch
+    state = env.state | form.spawner(env.state["key_B"], env.state["episode_B"])
+    k = form.simulation.constants(state["type_BU"])
+    orders = form._orders(state, k, torch.ones(4, 10, dtype=torch.int64, device=meta))
+    after = form.simulation.tick(state, k, *orders)
+    verdict = form._judge(after, k, state["hp_BU"])
+    outputs = [*after.values(), *form.observer(after, k), *vars(verdict).values()]
+    assert {tensor.device.type for tensor in outputs} == {"meta"}
+    with pytest.raises(MarlError, match="form='native' cannot run on meta"):
+        Config(form="native").build(num_envs=4, device=meta, threads=1)
