@@ -66,7 +66,7 @@ class Observer:
     def _in_cone(self, s: State, delta: Tensor, d2: Tensor) -> Tensor:
         """Within 15 degrees of the facing.
 
-        DEVIATION: SMACv2 compares arctangents, which also lets an agent see behind itself.
+        DEVIATION: SMACv2 compares arctangents, patched where x changes sign; here it is the angle itself.
         """
         if not self.tables.cone:
             return torch.ones_like(d2, dtype=torch.bool)
