@@ -4,8 +4,20 @@ Legend: B sequences, T time, N agents, C copies of the weights (absent: one set 
 """
 
 from marl.nets.flat import FlatParameters
+from marl.nets.inputs import agent_inputs
 from marl.nets.linear import Linear, linear
 from marl.nets.mlp import MLP
+from marl.nets.optimise import Optimiser, load_tensors, tensors_of
 from marl.nets.recurrent import GRU
 
-__all__ = ["GRU", "MLP", "FlatParameters", "Linear", "linear"]
+__all__ = [
+    "GRU",
+    "MLP",
+    "FlatParameters",
+    "Linear",
+    "Optimiser",
+    "agent_inputs",
+    "linear",
+    "load_tensors",
+    "tensors_of",
+]

@@ -183,21 +183,13 @@ class _Gru(Function):
         return dx, None, None, *gradients
 
 
-def agent_inputs(
-    obs: Tensor, last_action: Tensor, *, actions: int, use_last_action: bool, use_ids: bool
-) -> Tensor:
-    """[observation | last action one-hot | agent id one-hot] in one pass, without a gradient.
-
-    Args:
-        obs: float32 (..., N, O).
-        last_action: int64 (..., N), -1 for none.
-        actions: number of actions A.
-        use_last_action, use_ids: which one-hots to append.
-    """
-    (N, O), obs, last_action = obs.shape[-2:], obs.contiguous(), last_action.contiguous()  # noqa: E741
-    out = obs.new_empty(*obs.shape[:-1], O + actions * use_last_action + N * use_ids)
+def agent_inputs(obs: Tensor, last_action: Tensor | None, *, actions: int, ids: bool) -> Tensor:
+    """`marl.nets.inputs.agent_inputs` in one pass, without a gradient."""
+    (N, O), obs = obs.shape[-2:], obs.contiguous()  # noqa: E741 - the legend's letter
+    last_action = None if last_action is None else last_action.contiguous()
+    out = obs.new_empty(*obs.shape[:-1], O + actions * (last_action is not None) + N * ids)
     sizes = obs.shape[:-2].numel(), N, O, actions
-    _call("marl_agent_inputs", *sizes, int(use_last_action), int(use_ids), obs, last_action, out)
+    _call("marl_agent_inputs", *sizes, int(last_action is not None), int(ids), obs, last_action, out)
     return out
 
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from marl.nets import GRU, kernels, linear
+from marl.nets import GRU, agent_inputs, linear
 from marl.types import EnvSpec
 from marl.value.config import ValueConfig
 
@@ -37,17 +36,8 @@ class RecurrentQ(nn.Module):
             obs: (..., N, O).
             last_action: int64 (..., N), -1 for none.
         """
-        if kernels.usable(obs) and not obs.requires_grad:
-            uses = {"use_last_action": self.last_action, "use_ids": self.agent_ids}
-            return kernels.agent_inputs(obs, last_action, actions=self.n_actions, **uses)
-        parts = [obs]
-        if self.last_action:  # index A of "none" falls off the end
-            A = self.n_actions
-            parts.append(F.one_hot(last_action.remainder(A + 1), A + 1)[..., :A].to(obs.dtype))
-        if self.agent_ids:
-            N = obs.shape[-2]
-            parts.append(torch.eye(N, dtype=obs.dtype, device=obs.device).expand(*obs.shape[:-1], N))
-        return torch.cat(parts, -1)
+        last = last_action if self.last_action else None
+        return agent_inputs(obs, last, actions=self.n_actions, ids=self.agent_ids)
 
     def forward(self, x_BTNI: Tensor, start_BT: Tensor) -> Tensor:
         """Q-values of whole sequences, (B, T, N, A); the state is zero before entries that start.

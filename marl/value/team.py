@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marl.errors import MarlError, NonFiniteError
-from marl.nets import FlatParameters, kernels
+from marl.errors import MarlError
+from marl.nets import FlatParameters, Optimiser, kernels, load_tensors, tensors_of
 from marl.returns import lambda_returns, nstep_returns
 from marl.rng import Rng, Stream
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
@@ -80,9 +80,16 @@ class QTeam:
         self.updates = 0
         self.online = self._make(make_mixer, rng.torch("init")).to(device)
         self.target = self._make(make_mixer, torch.Generator()).to(device).requires_grad_(False)
-        self._online, self._target = FlatParameters(self.online), FlatParameters(self.target)
-        self._target.vector.data.copy_(self._online.vector.data)
-        self.optimiser = _optimiser(self._online.vector, config)
+        self.optimiser = Optimiser(
+            self.online,
+            kind=config.optimiser,
+            learning_rate=config.learning_rate,
+            eps=config.optimiser_eps,
+            alpha=config.rmsprop_alpha,
+            max_grad_norm=config.max_grad_norm,
+        )
+        self._target = FlatParameters(self.target)
+        self._target.vector.data.copy_(self.optimiser.flat.vector.data)
 
     def _make(
         self, make_mixer: Callable[[torch.Generator], nn.Module], generator: torch.Generator
@@ -130,9 +137,10 @@ class QTeam:
         with kernels.alone():
             value_BTM, target_BTM = self._values_and_targets(batch)
             loss = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
-            self._online.grad.zero_()
-            loss.backward()
-        norm = self._step(loss.detach())
+            norm = self.optimiser.step(loss)
+        self.updates += 1
+        if self.updates % self.config.target_every == 0:
+            self._target.vector.data.lerp_(self.optimiser.flat.vector.data, self.config.target_tau)
         filled_BT1 = batch.filled_BT[:, :, None]
         count = (filled_BT1.sum() * value_BTM.shape[-1]).clamp(min=1)
         return {
@@ -183,30 +191,14 @@ class QTeam:
         assert batch.agent_reward_BTN is not None
         return batch.agent_reward_BTN if M > 1 else batch.agent_reward_BTN.sum(-1, keepdim=True)
 
-    def _step(self, loss: Tensor) -> Tensor:
-        """Clip, step, move the target; returns the gradient's norm before clipping."""
-        norm = torch.linalg.vector_norm(self._online.grad)
-        if not torch.isfinite(loss):
-            raise NonFiniteError("loss")
-        if not torch.isfinite(norm):
-            raise NonFiniteError("gradient")
-        shrink = self.config.max_grad_norm / (norm + 1e-6)  # 1e-6 as in torch.nn.utils.clip_grad_norm_
-        self._online.grad.mul_(shrink.clamp(max=1.0))
-        self.optimiser.step()
-        self.updates += 1
-        if self.updates % self.config.target_every == 0:
-            self._target.vector.data.lerp_(self._online.vector.data, self.config.target_tau)
-        return norm
-
     # Persistence
 
     def state_dict(self) -> dict[str, Any]:
         """Networks, targets, optimiser statistics and counters: all that `update` and `act` depend on."""
-        statistics = self.optimiser.state.get(self._online.vector, {})
         return {
-            "networks": _tensors(self.online),
-            "targets": _tensors(self.target),
-            "optimisers": {"online": {name: value.clone() for name, value in statistics.items()}},
+            "networks": tensors_of(self.online),
+            "targets": tensors_of(self.target),
+            "optimisers": {"online": self.optimiser.state_dict()},
             "counters": {"updates": self.updates},
         }
 
@@ -216,33 +208,7 @@ class QTeam:
         Raises:
             MarlError: a tensor is missing, unknown or of another shape.
         """
-        for module, part in ((self.online, "networks"), (self.target, "targets")):
-            _load(module, state[part], part)
-        self.optimiser.state.clear()
-        if statistics := state["optimisers"]["online"]:
-            self.optimiser.state[self._online.vector] = {k: v.clone() for k, v in statistics.items()}
+        load_tensors(self.online, state["networks"], "networks")
+        load_tensors(self.target, state["targets"], "targets")
+        self.optimiser.load_state_dict(state["optimisers"]["online"])
         self.updates = int(state["counters"]["updates"])
-
-
-def _tensors(module: nn.Module) -> dict[str, Tensor]:
-    return {name: p.detach().clone() for name, p in module.named_parameters()}
-
-
-def _load(module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
-    wanted = dict(module.named_parameters())
-    if wrong := wanted.keys() ^ tensors.keys():
-        names = ", ".join(sorted(wrong))
-        raise MarlError(f"{part} of another method or configuration: {names} not on both sides")
-    for name, p in wanted.items():
-        if p.shape != tensors[name].shape:
-            shapes = f"{tuple(tensors[name].shape)}, wanted {tuple(p.shape)}"
-            raise MarlError(f"{part}: {name} has shape {shapes}: use the configuration it was saved with")
-        p.data.copy_(tensors[name])
-
-
-def _optimiser(vector: Tensor, config: ValueConfig) -> torch.optim.Optimizer:
-    if config.optimiser == "adam":
-        return torch.optim.Adam([vector], lr=config.learning_rate, eps=config.optimiser_eps)
-    return torch.optim.RMSprop(
-        [vector], lr=config.learning_rate, alpha=config.rmsprop_alpha, eps=config.optimiser_eps
-    )

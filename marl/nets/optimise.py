@@ -1,0 +1,97 @@
+"""One optimiser step on a whole network, and the network's tensors as a checkpoint keeps them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from marl.errors import MarlError, NonFiniteError
+from marl.nets.flat import FlatParameters
+
+
+class Optimiser:
+    """Gradient, norm, clipping and step of all parameters of a module as one vector.
+
+    Args:
+        module: moved into one vector here (`FlatParameters`).
+        kind: adam, or rmsprop (eps is added to the root, as in torch).
+        learning_rate: > 0.
+        eps: >= 0.
+        alpha: decay of rmsprop's mean square.
+        max_grad_norm: > 0.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        kind: Literal["adam", "rmsprop"],
+        learning_rate: float,
+        eps: float,
+        alpha: float = 0.99,
+        max_grad_norm: float,
+    ) -> None:
+        self.flat, self.max_grad_norm = FlatParameters(module), max_grad_norm
+        vector = [self.flat.vector]
+        self._torch: torch.optim.Optimizer
+        if kind == "adam":
+            self._torch = torch.optim.Adam(vector, lr=learning_rate, eps=eps)
+        else:
+            self._torch = torch.optim.RMSprop(vector, lr=learning_rate, alpha=alpha, eps=eps)
+
+    def step(self, loss: Tensor, name: str = "loss") -> Tensor:
+        """Differentiate, clip and step; returns the gradient's norm before clipping.
+
+        Raises:
+            NonFiniteError: the loss or its gradient is NaN or infinite; nothing was changed.
+        """
+        if not torch.isfinite(loss):
+            raise NonFiniteError(name)
+        self.flat.grad.zero_()
+        loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.linalg.vector_norm(self.flat.grad)
+        if not torch.isfinite(norm):
+            raise NonFiniteError(f"gradient of {name}")
+        shrink = self.max_grad_norm / (norm + 1e-6)  # 1e-6 as in torch.nn.utils.clip_grad_norm_
+        self.flat.grad.mul_(shrink.clamp(max=1.0))
+        self._torch.step()
+        return norm
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The optimiser's statistics; empty before the first step."""
+        return {name: value.clone() for name, value in self._torch.state.get(self.flat.vector, {}).items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        self._torch.state.clear()
+        if state:
+            self._torch.state[self.flat.vector] = {name: value.clone() for name, value in state.items()}
+
+
+def tensors_of(module: nn.Module) -> dict[str, Tensor]:
+    """Copies of a module's parameters and buffers by name."""
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+
+
+def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], part: str) -> None:
+    """Copy tensors into a module's own.
+
+    Args:
+        module: of the same kind as the one they came from.
+        tensors: by name, of `tensors_of`.
+        part: what they are, for the message.
+
+    Raises:
+        MarlError: a tensor is missing, unknown or of another shape.
+    """
+    wanted = module.state_dict()
+    if wrong := wanted.keys() ^ tensors.keys():
+        names = ", ".join(sorted(wrong))
+        raise MarlError(f"{part} of another method or configuration: {names} not on both sides")
+    for name, own in wanted.items():
+        if own.shape != tensors[name].shape:
+            shapes = f"{tuple(tensors[name].shape)}, wanted {tuple(own.shape)}"
+            raise MarlError(f"{part}: {name} has shape {shapes}: use the configuration it was saved with")
+        own.copy_(tensors[name])
