@@ -9,7 +9,7 @@ One-step games give one payoff and end. The two-step game's first decision (agen
 reward) chooses between the payoffs 2A and 2B.
 
 Reference: Son et al., "QTRAN", ICML 2019, table 1a (`qtran`); Rashid et al., "QMIX", ICML 2018, table 1
-(`two_step`); Wang et al., "QPLEX", ICLR 2021, section 5.1 (`qplex`, the harder variant).
+(`two_step`); Wang et al., "QPLEX", ICLR 2021, and its released code, matrix_game_3 (`qplex`).
 """
 
 from __future__ import annotations

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from marl.errors import FieldError, MarlError
-from marl.records import Layout, Tape, pack_bits, unpack_bits
+from marl.records import Layout, pack_bits, unpack_bits
 from marl.replay import MemoryConfig, Replay
 from marl.rng import Rng
+from marl.tape import Tape
 from marl.types import Act, Box, Discrete, EnvSpec, FieldSpec, TimeStep
 
 CPU = torch.device("cpu")

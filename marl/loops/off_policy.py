@@ -18,10 +18,10 @@ from marl.loops.base import (
     load_acting_state,
     results_of,
 )
-from marl.records import Tape
 from marl.replay import MemoryConfig
 from marl.rng import Rng
 from marl.rollout import Rollout
+from marl.tape import Tape
 from marl.types import Agent, Env
 
 _log = logging.getLogger(__name__)

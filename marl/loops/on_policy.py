@@ -26,9 +26,10 @@ from marl.loops.base import (
     load_acting_state,
     results_of,
 )
-from marl.records import Layout, Tape, to_batch
+from marl.records import Layout, to_batch
 from marl.rng import Rng
 from marl.rollout import Rollout
+from marl.tape import Tape
 from marl.types import Agent, Batch, Env
 
 
