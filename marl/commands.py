@@ -54,8 +54,9 @@ _STUDY_HELP = """marl study <file.yaml> key=value ...: run a grid of runs, resum
   threads=<n>      threads of each run
   runs_dir=<path>  where run folders are made
   seeds=0-9        other seeds than the file's
+  <key>=<value>    an override of every run
 
-  The file's settings are described at the top of marl/study.py."""
+{file}"""
 
 
 def unknown_command(word: str, known: Iterable[str]) -> MarlError:
@@ -169,13 +170,14 @@ def _share(name: str, text: str) -> float:
 
 def study(words: Sequence[str]) -> None:
     """`marl study`."""
-    if _wants_help(words, _STUDY_HELP):
+    from marl import study as runner
+
+    about = str(runner.__doc__).split("\n\n", 1)[1]
+    if _wants_help(words, _STUDY_HELP.format(file=about)):
         return
     files = [word for word in words if "=" not in os.path.basename(word) and not word.startswith("-")]
     if len(files) != 1:
         raise MarlError("marl study takes one study file: marl study <file.yaml> key=value ...")
-    from marl import study as runner
-
     settings = [word for word in words if word != files[0]]
     taken, rest = take(settings, ("workers", "threads", "runs_dir", "seeds"))
     given: dict[str, Any] = dict(taken)

@@ -116,7 +116,8 @@ def _find_class(target: Any, trust: tuple[str, ...], where: str) -> type:
     except ModuleNotFoundError as error:
         if error.name is None or not module_name.startswith(error.name):
             raise
-        raise FieldError(where, target, f"there is no module {error.name}") from error
+        fix = "" if path.startswith("marl.") else "; install its package or put its folder into PYTHONPATH"
+        raise FieldError(where, target, f"there is no module {error.name}{fix}") from error
     if not (isinstance(cls, type) and dataclasses.is_dataclass(cls)):
         raise FieldError(where, target, f"{module_name} has no dataclass {name}")
     if cls.__module__.split(".")[0] not in allowed:

@@ -31,7 +31,8 @@ def prepare_process(cfg: RunConfig) -> None:
                 "device", cfg.device, f"{torch.cuda.device_count()} GPUs are seen; give device=cpu"
             )
     torch.set_num_threads(cfg.threads)
-    torch.use_deterministic_algorithms(True)
+    # The same switch as use_deterministic_algorithms(True), which also imports torch's compiler (seconds).
+    torch.set_deterministic_debug_mode("error")
     torch.utils.deterministic.fill_uninitialized_memory = False  # type: ignore[attr-defined]  # slow, only for bugs
 
 

@@ -52,7 +52,7 @@ class Progress:
         self._rate += weight * (rate - self._rate)
         self._last_time, self._last_done = time.monotonic(), done
         if self._bar:
-            self._bar.update(self._task, completed=done, note=self._note(), refresh=True)
+            self._bar.update(self._task, completed=done, note=self._note(short=True), refresh=True)
         else:
             self.say(f"{done:,}/{self._total:,} steps ({done / self._total:.0%})  {self._note()}")
 
@@ -64,25 +64,31 @@ class Progress:
             print(line, file=self._stream, flush=True)
 
     def close(self) -> None:
+        """Draw the bar for the last time; what is said after this are plain lines."""
         if self._bar:
-            self._bar.update(self._task, completed=self._done, note=self._note(), refresh=True)
+            self._bar.update(self._task, completed=self._done, note=self._note(short=True), refresh=True)
             self._bar.stop()
+            self._bar = None
 
-    def _note(self) -> str:
+    def _note(self, short: bool = False) -> str:
+        """Speed, time left and metrics; short fits beside a bar in 80 columns."""
         left = (self._total - self._done) / self._rate if self._rate > 0 else float("nan")
         words = [f"{self._rate:,.0f} steps/s", f"{duration(left)} left"]
-        return "  ".join(words + [f"{name} {value}" for name, value in self._shown.items()])
+        shown = list(self._shown.items())
+        if short:
+            order = ("eval success", "success", "eval return", "return")
+            shown = [(name, self._shown[name]) for name in order if name in self._shown][:1]
+        return "  ".join(words + [f"{name} {value}" for name, value in shown])
 
 
 def _make_bar(stream: TextIO) -> Any:
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TaskProgressColumn, TextColumn
+    from rich.progress import BarColumn, TaskProgressColumn, TextColumn
     from rich.progress import Progress as RichProgress
 
     return RichProgress(
-        BarColumn(bar_width=24),
+        BarColumn(bar_width=20),
         TaskProgressColumn(),
-        MofNCompleteColumn(),
         TextColumn("{task.fields[note]}"),
         console=Console(file=stream),
         auto_refresh=False,

@@ -283,6 +283,7 @@ class _Session:
     def finish(self) -> dict[str, Any]:
         """Last checkpoint, last evaluation, pictures and results.json."""
         self.checkpoint()
+        self.progress.close()
         cfg, final = self.cfg, None
         wall_s = self.wall_s
         if cfg.evaluation.final_episodes:
