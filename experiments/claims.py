@@ -226,7 +226,8 @@ def fill(text: str, rows: Sequence[Row]) -> str:
 
 def pages(root: Path = ROOT) -> list[Path]:
     """The pages that may hold tables."""
-    return [p for p in (root / "README.md", *sorted((root / "docs").rglob("*.md"))) if p.is_file()]
+    found = [root / "README.md", *(root / "docs").rglob("*.md"), *(root / "experiments").glob("*/README.md")]
+    return sorted(page for page in found if page.is_file())
 
 
 def commit(root: Path = ROOT) -> str:
