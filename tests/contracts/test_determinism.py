@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -30,3 +31,20 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(
     same_everything(runs / "one", runs / "two")
     with pytest.raises(AssertionError, match="differ in metrics"):
         same_everything(runs / "one", runs / "other")
+
+
+def test_evaluate_repeats_the_final_episodes_of_a_run(marl: Marl) -> None:
+    """Same seed, same episodes; another seed, other ones; the run's own files are not touched."""
+    marl.train("run", *WORDS, "seed=4")
+    run = marl.folder / "runs" / "run"
+    before = (run / "results.json").read_bytes()
+    shown = marl.run("evaluate", "run=runs/run", "episodes=8")
+    assert "8 episodes, seed 4, explore 0" in shown
+    found = json.loads((run / "evaluation-400-s4-e0.json").read_bytes())
+    final = json.loads(before)["final"]
+    assert found["episodes"] == {name: rows[0] for name, rows in final.items()}
+    assert found["checkpoint"] == 400
+    marl.run("evaluate", "run=runs/run", "episodes=8", "seed=5", "explore=0.5")
+    other = json.loads((run / "evaluation-400-s5-e0.5.json").read_bytes())
+    assert other["episodes"] != found["episodes"]
+    assert (run / "results.json").read_bytes() == before
