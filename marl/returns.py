@@ -25,6 +25,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from marl.nets import kernels
+
 
 def lambda_returns(
     reward_BTM: Tensor,
@@ -45,8 +47,24 @@ def lambda_returns(
         trace: lambda, [0, 1]; 0 gives one-step targets.
 
     Returns:
-        (B, T, M); the last entry, which is never filled, is 0.
+        (B, T, M) without a gradient; the last entry, which is never filled, is 0.
     """
+    reward_BTM, value_BTM = reward_BTM.detach(), value_BTM.detach()
+    if kernels.usable(value_BTM):
+        return kernels.lambda_returns(reward_BTM, value_BTM, (terminated_BT, filled_BT), gamma, trace)
+    return lambda_returns_torch(reward_BTM, value_BTM, terminated_BT, filled_BT, gamma=gamma, trace=trace)
+
+
+def lambda_returns_torch(
+    reward_BTM: Tensor,
+    value_BTM: Tensor,
+    terminated_BT: Tensor,
+    filled_BT: Tensor,
+    *,
+    gamma: float,
+    trace: float,
+) -> Tensor:
+    """The torch form: the reference of the native one, and what other devices run."""
     next_BTM = value_BTM[:, 1:]
     future_BT1 = gamma * (~terminated_BT[:, :-1, None]).to(value_BTM.dtype)
     trace_BT1 = trace * filled_BT[:, 1:, None].to(value_BTM.dtype)

@@ -1,4 +1,4 @@
-// The small steps around a network of acting agents: its input rows, and epsilon-greedy actions.
+// Small steps around networks: agents' input rows, epsilon-greedy actions, lambda returns.
 #include <cstring>
 
 #include "rng.hpp"
@@ -30,7 +30,7 @@ void marl_epsilon_greedy(int64_t B, int64_t N, int64_t A, const float* q, const 
         if (!found || q[a] > q[best]) best = a;
         found = true;
       }
-      const uint64_t stream = static_cast<uint64_t>(key[b]);
+      const uint64_t stream = key ? static_cast<uint64_t>(key[b]) : 0;  // null: greedy
       if (epsilon > 0.0 && marl::uniform(stream, n) < static_cast<float>(epsilon)) {
         int64_t rank = static_cast<int64_t>(marl::uniform(stream, N + n) * static_cast<float>(count));
         for (best = 0; best < A - 1; ++best)
@@ -38,6 +38,23 @@ void marl_epsilon_greedy(int64_t B, int64_t N, int64_t A, const float* q, const 
       }
       actions[b * N + n] = best;
     }
+}
+
+// marl.returns.lambda_returns: base_t + decay_t * return_{t+1}, backwards; the last entry is 0.
+void marl_lambda_returns(int64_t B, int64_t T, int64_t M, const float* reward, const float* value,
+                         const uint8_t* terminated, const uint8_t* filled, float gamma, float trace, float* out) {
+  for (int64_t b = 0; b < B; ++b) {
+    std::memset(out + (b * T + T - 1) * M, 0, M * sizeof(float));
+    for (int64_t t = T - 2; t >= 0; --t) {
+      const int64_t at = (b * T + t) * M, next = at + M;
+      const float future = terminated[b * T + t] ? 0.0f : gamma, follow = filled[b * T + t + 1] ? trace : 0.0f;
+      for (int64_t m = 0; m < M; ++m) {
+        const float base = filled[b * T + t] ? reward[at + m] + future * (1.0f - follow) * value[next + m] : 0.0f;
+        const float decay = future * follow;
+        out[at + m] = decay == 0.0f ? base : base + decay * out[next + m];
+      }
+    }
+  }
 }
 
 }  // extern "C"

@@ -26,11 +26,21 @@ _FOLDER = Path(native.__file__).parent
 _LANES = 16  # floats of a vector in marl/native/tiles.hpp
 _SIGNATURES = {
     "linear": {"marl_linear_forward": "llllpppipi", "marl_linear_backward": "llllpppppppi"},
-    "acting": {"marl_agent_inputs": "lllliippp", "marl_epsilon_greedy": "lllpppdp"},
+    "acting": {
+        "marl_agent_inputs": "lllliippp",
+        "marl_epsilon_greedy": "lllpppdp",
+        "marl_lambda_returns": "lllppppffp",
+    },
     "gru": {"marl_gru_forward": "llllll" + "p" * 9 + "i", "marl_gru_backward": "llllll" + "p" * 13 + "i"},
 }
 _THREADS: ContextVar[int | None] = ContextVar("threads of the kernels within `alone`", default=None)
-_TYPES = {"l": ctypes.c_int64, "i": ctypes.c_int, "p": ctypes.c_void_p, "d": ctypes.c_double}
+_TYPES = {
+    "l": ctypes.c_int64,
+    "i": ctypes.c_int,
+    "p": ctypes.c_void_p,
+    "d": ctypes.c_double,
+    "f": ctypes.c_float,
+}
 
 
 @functools.cache
@@ -193,10 +203,21 @@ def agent_inputs(obs: Tensor, last_action: Tensor | None, *, actions: int, ids: 
     return out
 
 
-def epsilon_greedy(q_BNA: Tensor, avail_BNA: Tensor, key_B: Tensor, epsilon: float) -> Tensor:
-    """`marl.value.explore.epsilon_greedy`, bit for bit."""
+def epsilon_greedy(q_BNA: Tensor, avail_BNA: Tensor, key_B: Tensor | None, epsilon: float) -> Tensor:
+    """`marl.value.explore.epsilon_greedy`, bit for bit; greedy without keys."""
     B, N, A = q_BNA.shape
     actions_BN = torch.empty(B, N, dtype=torch.int64)
-    arrays = q_BNA.contiguous(), avail_BNA.contiguous(), key_B.contiguous()
+    key_B = None if key_B is None else key_B.contiguous()
+    arrays = q_BNA.contiguous(), avail_BNA.contiguous(), key_B
     _call("marl_epsilon_greedy", B, N, A, *arrays, epsilon, actions_BN)
     return actions_BN
+
+
+def lambda_returns(
+    reward_BTM: Tensor, value_BTM: Tensor, ends: tuple[Tensor, Tensor], gamma: float, trace: float
+) -> Tensor:
+    """`marl.returns.lambda_returns`; ends are terminated_BT and filled_BT."""
+    arrays = [x.contiguous() for x in (reward_BTM, value_BTM, *ends)]
+    out_BTM = torch.empty_like(arrays[1])
+    _call("marl_lambda_returns", *value_BTM.shape, *arrays, gamma, trace, out_BTM)
+    return out_BTM

@@ -17,13 +17,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from marl.nets import kernels
+
 
 def double_q_actions(q_BTNA: Tensor, avail_BTNA: Tensor) -> Tensor:
     """argmax_a Q_i(a) over available actions, int64 (B, T, N).
 
     The masked value -inf is used only inside the argmax and never reaches a target.
     """
-    return q_BTNA.detach().masked_fill(~avail_BTNA, -torch.inf).argmax(-1)
+    q_BTNA = q_BTNA.detach()
+    if kernels.usable(q_BTNA):
+        rows = q_BTNA.flatten(0, 1), avail_BTNA.flatten(0, 1)
+        return kernels.epsilon_greedy(*rows, None, 0.0).view(q_BTNA.shape[:-1])
+    return q_BTNA.masked_fill(~avail_BTNA, -torch.inf).argmax(-1)
 
 
 def td_loss(

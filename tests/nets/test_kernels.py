@@ -9,7 +9,9 @@ from marl import native
 from marl.agents import qmix
 from marl.nets import GRU, kernels, linear
 from marl.nets.recurrent import gru_sequence
+from marl.returns import lambda_returns, lambda_returns_torch
 from marl.rng import Rng
+from marl.value import double_q_actions
 from marl.value.explore import epsilon_greedy_torch
 from marl.value.network import RecurrentQ
 
@@ -191,6 +193,27 @@ def test_epsilon_greedy_equals_its_torch_form(epsilon):
     assert torch.equal(
         kernels.epsilon_greedy(q, avail, rng.key_B, epsilon), epsilon_greedy_torch(q, avail, rng, epsilon)
     )
+
+
+def test_double_q_actions_equal_the_torch_form():
+    g = _generator()
+    avail = torch.rand(4, 9, 3, 5, generator=g) < 0.5
+    avail[0, 8] = False  # padding offers nothing; any action will do
+    q = torch.randint(-3, 3, (4, 9, 3, 5), generator=g).float()
+    expected = q.masked_fill(~avail, -torch.inf).argmax(-1)
+    assert torch.equal(double_q_actions(q, avail), expected)
+
+
+@pytest.mark.parametrize("values", [1, 3])
+def test_lambda_returns_equal_the_torch_form(values):
+    g = _generator()
+    reward, value = (torch.randn(8, 20, values, generator=g) for _ in range(2))
+    terminated, filled = (torch.rand(8, 20, generator=g) < p for p in (0.2, 0.7))
+    reward = torch.where(filled[..., None], reward, torch.nan)
+    options = {"gamma": 0.9, "trace": 0.7}
+    ours = lambda_returns(reward, value, terminated, filled, **options)
+    reference = lambda_returns_torch(reward, value, terminated, filled, **options)
+    torch.testing.assert_close(ours[:, :-1][filled[:, :-1]], reference[:, :-1][filled[:, :-1]])
 
 
 def test_without_a_compiler_the_torch_forms_serve(monkeypatch):
