@@ -27,7 +27,7 @@ COMMON = (
     "checkpoint.every_steps=250",
     "logger.every_steps=90",
 )
-TARGET_EVERY, EXPLORE_STEPS = 5, 1000
+TARGET_EVERY, EXPLORE_STEPS = 3, 1000
 SMALL = ("agent.hidden=16", f"agent.target_every={TARGET_EVERY}")
 OFF_POLICY = (
     *SMALL,
