@@ -44,22 +44,26 @@ class Saved:
         step: team steps at which it was written.
         info: what the writer said about the run (config, counters, versions, ...).
         state: the nested state; tensors are on the CPU.
-        segments: names of the memory's segments.
+        memory: size and hash of the memory's segments by name.
     """
 
     path: Path
     step: int
     info: dict[str, Any]
     state: dict[str, Any]
-    segments: tuple[str, ...]
+    memory: Mapping[str, Mapping[str, Any]]
+
+    @property
+    def segments(self) -> tuple[str, ...]:
+        """Names of the memory's segments."""
+        return tuple(self.memory)
 
     def read_segment(self, name: str) -> dict[str, Tensor]:
         """The tensors of one memory segment."""
-        meta = _read_meta(self.path)
         file = self.path / "memory" / f"{name}.safetensors"
-        if name not in meta["memory"]:
+        if name not in self.memory:
             raise CorruptFileError(file, "the checkpoint's meta.json does not list it")
-        return _parse(file, _read_checked(file, meta["memory"][name]))
+        return _parse(file, _read_checked(file, self.memory[name]))
 
 
 def write(
@@ -137,7 +141,7 @@ def read(path: Path, *, memory: bool = True) -> Saved:
         state, info = tree.decode(meta["state"], tensors), tree.decode(meta["info"], {})
     except (KeyError, TypeError, ValueError) as error:
         raise CorruptFileError(path / "meta.json", f"its tree does not fit its files ({error})") from error
-    return Saved(path=path, step=meta["step"], info=info, state=state, segments=tuple(meta["memory"]))
+    return Saved(path=path, step=meta["step"], info=info, state=state, memory=meta["memory"])
 
 
 def latest(run: Path, *, memory: bool = True) -> tuple[Saved | None, list[str]]:
@@ -292,6 +296,6 @@ def _read_checked(file: Path, entry: Mapping[str, Any]) -> bytes:
 
 def _parse(file: Path, data: bytes) -> dict[str, Tensor]:
     try:
-        return safetensors.torch.load(data)
+        return dict(sorted(safetensors.torch.load(data).items()))  # it promises no order of its own
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise CorruptFileError(file, f"it is not a safetensors file ({error})") from error

@@ -127,8 +127,9 @@ def _resume(folder: Path, taken: dict[str, str], overrides: Sequence[str]) -> No
         if name in taken:
             raise FieldError(name, taken[name], "a resumed run has one seed and one process; leave it out")
     from marl import train as trainer
+    from marl.resume import resume
 
-    cfg, saved, skipped = trainer.resume(folder, overrides)
+    cfg, saved, skipped = resume(folder, overrides)
     for sentence in skipped:
         print(f"marl: {sentence}", file=sys.stderr)
     trainer.run(cfg, saved)

@@ -91,6 +91,17 @@ def options(group: str) -> list[str]:
     return sorted(str(p.relative_to(folder).with_suffix("")) for p in folder.rglob("*.yaml"))
 
 
+def read_option(group: str, name: str) -> dict[str, Any]:
+    """One file of a group as it stands, without what its defaults list pulls in."""
+    from omegaconf import OmegaConf
+
+    if name not in options(group):
+        raise _unknown_option(group, name)
+    node = OmegaConf.to_container(OmegaConf.load(conf_folder() / group / f"{name}.yaml"))
+    assert isinstance(node, dict)
+    return {str(k): v for k, v in node.items() if k != "defaults"}
+
+
 def conf_folder() -> Path:
     """Where the YAML files lie, in a checkout and in an installed wheel."""
     return Path(str(importlib.import_module("marl.conf").__file__)).parent
@@ -171,9 +182,13 @@ def _no_option(error: Any) -> MarlError:
     group, _, name = str(error.missing_cfg_file or "").partition("/")
     if group not in GROUPS:
         return MarlError(f"the config cannot be composed: {_first_line(error)}")
-    wrong = unknown(name, options(group), "", f"{group}=")
+    return _unknown_option(group, name)
+
+
+def _unknown_option(group: str, name: str) -> MarlError:
+    wrong = str(unknown(name, options(group), "", f"{group}="))
     return MarlError(
-        str(wrong).replace(f"{name} is not a setting of {group}=", f"{group}={name} does not exist", 1)
+        wrong.replace(f"{name} is not a setting of {group}=", f"{group}={name} does not exist", 1)
     )
 
 

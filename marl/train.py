@@ -9,31 +9,24 @@ from __future__ import annotations
 import dataclasses
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from marl import checkpoint, config, files, report, results
+from marl import checkpoint, files, report, results
 from marl.checkpoint import Saved
 from marl.config import RunConfig
-from marl.errors import FieldError, Interrupted, MarlError, NonFiniteError
+from marl.errors import Interrupted, NonFiniteError
 from marl.evaluate import evaluate
 from marl.loggers import Config as LoggerConfig
 from marl.loggers import JsonLines, Logger, jsonl, open_loggers
 from marl.process import Signals, global_state, prepare_process, set_global_state
 from marl.progress import Progress
+from marl.resume import refuse_existing
 from marl.rng import Rng
-
-_MAY_CHANGE = (
-    "total_steps",
-    "checkpoint",
-    "logger",
-    "trust",
-    "video",
-)  # settings that a resume may give anew
 
 
 def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
@@ -41,7 +34,7 @@ def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
 
     Args:
         cfg: the run.
-        saved: checkpoint to continue from (from `resume`), or None to start.
+        saved: checkpoint to continue from (from `marl.resume.resume`), or None to start.
 
     Returns:
         The content of results.json.
@@ -54,7 +47,7 @@ def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
     files.make_folder(cfg.folder)
     with files.lock(cfg.folder), Signals() as signals:
         if saved is None:
-            _refuse_existing(cfg)
+            refuse_existing(cfg)
         files.sweep(cfg.folder)
         prepare_process(cfg)
         session = _Session(cfg, saved)
@@ -71,76 +64,6 @@ def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
             raise
         finally:
             session.close()
-
-
-def resume(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Saved | None, list[str]]:
-    """The stored config of a run and its newest whole checkpoint.
-
-    Args:
-        folder: the run's folder.
-        overrides: settings to give anew; only those that keep the run what it is.
-
-    Returns:
-        The config, the checkpoint (None when the run was stopped before its first) and one sentence
-        per damaged checkpoint that was skipped.
-
-    Raises:
-        MarlError: the folder holds no run, or an override would make it another run.
-    """
-    folder = Path(folder)
-    saved, skipped = checkpoint.latest(folder)
-    if saved is not None:
-        node = dict(saved.info["config"])
-    elif (folder / "config.json").is_file():
-        node = jsonl.read(folder / "config.json")[0]
-    else:
-        raise FieldError("resume", str(folder), "there is no run in this folder; give the folder of a run")
-    trust = _change(node, overrides)
-    place = folder if folder.name not in ("", "..") else folder.resolve()
-    node["runs_dir"], node["run_id"] = str(place.parent), place.name
-    cfg = config.load(node, trust=trust)
-    if saved is not None and cfg.total_steps < saved.step:
-        fix = f"the run has made {saved.step} steps already; give at least as many"
-        raise FieldError("total_steps", cfg.total_steps, fix)
-    if saved is not None and cfg.total_steps == saved.step and _is_finished(folder):
-        fix = f"the run is finished; give total_steps=<more than {saved.step}> to train on"
-        raise FieldError("resume", str(folder), fix)
-    for path in (folder / "checkpoints" / str(step) for step in checkpoint.steps(folder)):
-        if saved is not None and int(path.name) > saved.step:
-            checkpoint.set_aside(path)
-    return cfg, saved, skipped
-
-
-def _change(node: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
-    """Apply `key=value` overrides to a stored config in place; returns the packages trusted now."""
-    from omegaconf import OmegaConf
-
-    given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
-    assert isinstance(given, dict)
-    for key, value in given.items():
-        if key not in _MAY_CHANGE:
-            raise FieldError(
-                str(key), value, f"a resumed run keeps it; only {', '.join(_MAY_CHANGE)} may be given"
-            )
-        both = isinstance(value, dict) and isinstance(node.get(key), dict)
-        node[str(key)] = node[key] | value if both else value
-    return tuple(given.get("trust") or ())
-
-
-def _is_finished(folder: Path) -> bool:
-    return (folder / "results.json").is_file() and results.read(folder)["status"] == "finished"
-
-
-def _refuse_existing(cfg: RunConfig) -> None:
-    """A folder with a run in it is never written over."""
-    if _is_finished(cfg.folder):
-        fix = "read its results.json, or give run_id=<another name> or seed=<another number>"
-        raise MarlError(f"{cfg.folder} holds this run, finished: {fix}")
-    if checkpoint.steps(cfg.folder):
-        raise MarlError(
-            f"{cfg.folder} holds this run, unfinished: continue it with 'marl train resume={cfg.folder}', "
-            "or give run_id=<another name>"
-        )
 
 
 @dataclasses.dataclass(kw_only=True)

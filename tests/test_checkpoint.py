@@ -48,7 +48,8 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def segment(value: float) -> Content:
-    return lambda: {"reward": torch.full((5,), value), "mask": torch.ones(5, dtype=torch.bool)}
+    """Tensors in the order of their names, as they are read."""
+    return lambda: {"mask": torch.ones(5, dtype=torch.bool), "reward": torch.full((5,), value)}
 
 
 def write(run: Path, step: int, segments: dict[str, Content] | None = None, **options: Any) -> Path:

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from marl import compose, replay, report, results, train
+from marl import compose, replay, report, results, resume, train
 from marl import files as marl_files
 from marl.config import RunConfig
 
@@ -104,7 +104,7 @@ def go_on(cfg: RunConfig, folder: Path) -> None:
     if (run / "results.json").is_file() and results.read(run)["status"] == "finished":
         return
     if (run / "config.json").is_file():
-        stored, saved, skipped = train.resume(run)
+        stored, saved, skipped = resume.resume(run)
         assert skipped == [], skipped
         train.run(stored, saved)
     else:

@@ -1,0 +1,93 @@
+"""Which run a folder holds, and how to go on with it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from marl import checkpoint, compose, config, results
+from marl.checkpoint import Saved
+from marl.config import RunConfig
+from marl.errors import FieldError, MarlError
+from marl.loggers import jsonl
+
+_MAY_CHANGE = (
+    "total_steps",
+    "checkpoint",
+    "logger",
+    "trust",
+    "video",
+)  # settings that a resume may give anew
+
+
+def resume(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Saved | None, list[str]]:
+    """The stored config of a run and its newest whole checkpoint.
+
+    Args:
+        folder: the run's folder.
+        overrides: settings to give anew; only those that keep the run what it is.
+
+    Returns:
+        The config, the checkpoint (None when the run was stopped before its first) and one sentence
+        per damaged checkpoint that was skipped.
+
+    Raises:
+        MarlError: the folder holds no run, or an override would make it another run.
+    """
+    folder = Path(folder)
+    saved, skipped = checkpoint.latest(folder)
+    if saved is not None:
+        node = dict(saved.info["config"])
+    elif (folder / "config.json").is_file():
+        node = jsonl.read(folder / "config.json")[0]
+    else:
+        raise FieldError("resume", str(folder), "there is no run in this folder; give the folder of a run")
+    trust = _change(node, overrides)
+    place = folder if folder.name not in ("", "..") else folder.resolve()
+    node["runs_dir"], node["run_id"] = str(place.parent), place.name
+    cfg = config.load(node, trust=trust)
+    if saved is not None and cfg.total_steps < saved.step:
+        fix = f"the run has made {saved.step} steps already; give at least as many"
+        raise FieldError("total_steps", cfg.total_steps, fix)
+    if saved is not None and cfg.total_steps == saved.step and _is_finished(folder):
+        fix = f"the run is finished; give total_steps=<more than {saved.step}> to train on"
+        raise FieldError("resume", str(folder), fix)
+    for path in (folder / "checkpoints" / str(step) for step in checkpoint.steps(folder)):
+        if saved is not None and int(path.name) > saved.step:
+            checkpoint.set_aside(path)
+    return cfg, saved, skipped
+
+
+def _change(node: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
+    """Apply `key=value` overrides to a stored config in place; returns the packages trusted now."""
+    from omegaconf import OmegaConf
+
+    given = OmegaConf.to_container(OmegaConf.from_dotlist(list(overrides)))
+    assert isinstance(given, dict)
+    for key, value in given.items():
+        if key not in _MAY_CHANGE:
+            raise FieldError(
+                str(key), value, f"a resumed run keeps it; only {', '.join(_MAY_CHANGE)} may be given"
+            )
+        if key == "logger" and isinstance(value, str):
+            value = compose.read_option("logger", value)
+        both = isinstance(value, dict) and isinstance(node.get(key), dict)
+        node[str(key)] = node[key] | value if both else value
+    return tuple(given.get("trust") or ())
+
+
+def _is_finished(folder: Path) -> bool:
+    return (folder / "results.json").is_file() and results.read(folder)["status"] == "finished"
+
+
+def refuse_existing(cfg: RunConfig) -> None:
+    """A folder with a run in it is never written over."""
+    if _is_finished(cfg.folder):
+        fix = "read its results.json, or give run_id=<another name> or seed=<another number>"
+        raise MarlError(f"{cfg.folder} holds this run, finished: {fix}")
+    if checkpoint.steps(cfg.folder):
+        raise MarlError(
+            f"{cfg.folder} holds this run, unfinished: continue it with 'marl train resume={cfg.folder}', "
+            "or give run_id=<another name>"
+        )
