@@ -252,10 +252,13 @@ class PolicyTeam:
 
 
 def sample(logits_BNA: Tensor, rng: Stream) -> Tensor:
-    """Actions (B, N) drawn from softmax(logits), one random number of the row's stream per agent."""
-    ends_BNA = logits_BNA.softmax(-1).cumsum(-1)
-    u_BN1 = rng.uniform(logits_BNA.shape[1])[..., None]
-    return (ends_BNA > u_BN1 * ends_BNA[..., -1:]).to(torch.uint8).argmax(-1)
+    """Actions (B, N) drawn from softmax(logits): the largest of logits plus Gumbel noise.
+
+    One random number of the row's stream per agent and action. (A running sum of probabilities would
+    need one per agent, but its CUDA form is not deterministic.)
+    """
+    u_BNA = rng.uniform(*logits_BNA.shape[1:])
+    return (logits_BNA - (-u_BNA.log()).log()).argmax(-1)
 
 
 def _log_probs(logits: Tensor, avail: Tensor) -> Tensor:
