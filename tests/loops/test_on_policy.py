@@ -57,6 +57,17 @@ def test_a_batch_by_hand(loop):
     assert (loop.steps, loop.episodes) == (16, 4)
 
 
+def test_padding_behind_an_episodes_first_entry_starts_nothing(script, a2c):
+    """Env 1 ends an episode with the rollout's last step, and env 0 two before: 6 and 7 entries."""
+    env = script([[(2, "T"), (1, "T"), (3, "C")], [(4, "C")]])
+    agent = a2c().build(spec=env.spec, rng=Rng(0), device=CPU)
+    b = OnPolicyConfig(rollout_steps=4).build(env=env, agent=agent, rng=Rng(0)).collect(Means())
+    assert rows(b.obs_BTNO[1, 4:, 0]) == [[1, 0, 4], [1, 1, 0], [1, 1, 0]]
+    assert rows(b.start_BT) == [[1, 0, 0, 1, 0, 1, 0], [1, 0, 0, 0, 0, 1, 0]]
+    assert rows(b.filled_BT) == [[1, 1, 0, 1, 0, 1, 0], [1, 1, 1, 1, 0, 0, 0]]
+    assert rows(b.truncated_BT[1]) == [0, 0, 0, 1, 0, 0, 0]
+
+
 def test_actions_and_last_actions_are_one_sequence(loop):
     for _ in range(3):
         b = loop.collect(Means())
