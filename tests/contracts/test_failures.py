@@ -71,7 +71,8 @@ def test_a_full_disk_is_one_sentence_and_the_run_goes_on_when_there_is_room(marl
     saved, skipped = checkpoint.latest(run)
     assert saved is not None
     assert (saved.step, skipped) == (40, [])
-    marl.run("train", "resume=runs/run")
+    assert "did you mean none?" in marl.run("train", "resume=runs/run", "logger=nonee", code=2)
+    marl.run("train", "resume=runs/run", "logger=none")
     assert json.loads((run / "results.json").read_bytes())["status"] == "finished"
 
 
