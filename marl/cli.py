@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 import marl
-from marl import commands
+from marl import commands, runtime
 from marl.errors import Interrupted, MarlError
 
 COMMANDS = {
@@ -18,6 +18,7 @@ COMMANDS = {
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0, 2 for a user's error, 128 + n after signal n."""
+    runtime.prepare()
     words = list(sys.argv[1:] if argv is None else argv)
     if not words or words[0] in ("-h", "--help", "help"):
         print(commands.HELP)

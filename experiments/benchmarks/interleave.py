@@ -36,6 +36,7 @@ class Worker:
         environment = os.environ | {
             "OMP_NUM_THREADS": str(threads),
             "MKL_NUM_THREADS": str(threads),
+            "OMP_WAIT_POLICY": "PASSIVE",  # as marl.runtime sets it for `marl`; JAX has no OpenMP
             "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".benchmark-venvs" / "jax-cache"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         }

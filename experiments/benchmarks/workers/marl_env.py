@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.workers.protocol import Measure, serve, timed
+from marl import runtime
 from marl.envs.battle import Config
 from marl.rng import Rng
 
@@ -41,4 +42,5 @@ def prepare(*, map: str, envs: int, form: str, threads: int) -> tuple[Measure, d
 
 
 if __name__ == "__main__":
+    runtime.prepare()
     serve(prepare)

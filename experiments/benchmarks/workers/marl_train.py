@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.workers.protocol import Measure, serve, timed
+from marl import runtime
 from marl.compose import compose
 from marl.process import prepare_process
 from marl.rng import Rng
@@ -113,4 +114,5 @@ def prepare(
 
 
 if __name__ == "__main__":
+    runtime.prepare()
     serve(prepare)

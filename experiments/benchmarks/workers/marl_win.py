@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from experiments.benchmarks.workers.protocol import Measure, serve
+from marl import runtime
 from marl.compose import compose
 from marl.evaluate import evaluate
 from marl.process import prepare_process
@@ -68,4 +69,5 @@ def prepare(
 
 
 if __name__ == "__main__":
+    runtime.prepare()
     serve(prepare)

@@ -1,0 +1,32 @@
+"""What a process sets before torch is loaded: how threads wait, and what happens to freed memory.
+
+Measured on battle/3s5z, 4096 envs, 2 threads, random policy: 180,000 team steps/s with the system's
+defaults, 210,000 with threads that sleep, 800,000 with memory kept as well.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # <malloc.h> of glibc
+_KEEP = 1 << 30  # bytes of freed memory that stay with the process; CHOICE: batches of the largest maps
+_MMAP = 32 << 20  # bytes; glibc's upper limit of the threshold on 64-bit systems
+
+
+def prepare() -> None:
+    """Call once, before torch is imported; settings that the user made stay as they are."""
+    # torch's OpenMP threads would spin after each operation and take the cores of the native kernels.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    keep_freed_memory()
+
+
+def keep_freed_memory() -> None:
+    """Let glibc keep what is freed: a step's tensors come back without new page faults (Linux)."""
+    if not sys.platform.startswith("linux") or "MALLOC_TRIM_THRESHOLD_" in os.environ:
+        return
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # other C libraries have none
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, _MMAP)
+        mallopt(_M_TRIM_THRESHOLD, _KEEP)
