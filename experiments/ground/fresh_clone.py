@@ -26,22 +26,18 @@ COLUMNS = ("commit", "target", "minutes", "wins")
 LIMIT = 10.0  # minutes, the goal of both
 
 
-def measure() -> list[dict[str, str | float]]:
-    """Clone, `make train`, `make test` in a second clone; wins of the trained team's final episodes."""
-    rows: list[dict[str, str | float]] = []
-    for target in ("train", "test"):
-        with tempfile.TemporaryDirectory() as name:
-            clone = Path(name) / "marl"
-            subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
-            environment = os.environ | {"MARL_CACHE": str(Path(name) / "cache")}
-            environment.pop("VIRTUAL_ENV", None)
-            began = time.perf_counter()
-            subprocess.run(["make", target], cwd=clone, env=environment, check=True)
-            minutes = (time.perf_counter() - began) / 60
-            row: dict[str, str | float] = {"commit": commit(ROOT), "target": target, "minutes": minutes}
-            rows.append(row | {"wins": _wins(clone) if target == "train" else ""})
-            print(rows[-1], flush=True)
-    return rows
+def measure(target: str) -> dict[str, str | float]:
+    """Clone, `make <target>`; for train also the wins of the trained team's final episodes."""
+    with tempfile.TemporaryDirectory() as name:
+        clone = Path(name) / "marl"
+        subprocess.run(["git", "clone", "--quiet", str(ROOT), str(clone)], check=True)
+        environment = os.environ | {"MARL_CACHE": str(Path(name) / "cache")}
+        environment.pop("VIRTUAL_ENV", None)
+        began = time.perf_counter()
+        subprocess.run(["make", target], cwd=clone, env=environment, check=True)
+        minutes = (time.perf_counter() - began) / 60
+        wins = _wins(clone) if target == "train" else ""
+        return {"commit": commit(ROOT), "target": target, "minutes": minutes, "wins": wins}
 
 
 def _wins(clone: Path) -> float:
@@ -69,14 +65,16 @@ def test_minutes(path: Path) -> Derived:
 def main() -> None:
     argparse.ArgumentParser(prog=COMMAND, description=__doc__).parse_args()
     path = ROOT / RAW
-    new = not path.is_file()
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = measure()
-    with path.open("a", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        if new:
-            writer.writeheader()
-        writer.writerows(rows)
+    for target in ("train", "test"):
+        row = measure(target)
+        print(row, flush=True)
+        new = not path.is_file()
+        with path.open("a", newline="") as file:
+            writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
     for target, count in (("train", train_minutes(path)[3]), ("test", test_minutes(path)[3])):
         write_claim(
             id=f"ground.make_{target}_minutes",
