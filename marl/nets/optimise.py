@@ -65,9 +65,14 @@ class Optimiser:
         return {name: value.clone() for name, value in self._torch.state.get(self.flat.vector, {}).items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Restore, on the parameters' device; the scalar step count stays on the CPU, as torch wants it."""
         self._torch.state.clear()
+        device = self.flat.vector.device
         if state:
-            self._torch.state[self.flat.vector] = {name: value.clone() for name, value in state.items()}
+            self._torch.state[self.flat.vector] = {
+                name: value.to(device, copy=True) if value.dim() else value.clone()
+                for name, value in state.items()
+            }
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from marl.errors import MarlError
-from marl.nets import GRU, MLP, FlatParameters, linear
+from marl.nets import GRU, MLP, FlatParameters, Optimiser, linear
 
 
 def _generator(seed=0):
@@ -89,3 +89,16 @@ def test_flat_parameters_are_the_modules_own():
     with torch.no_grad():
         flat.vector.zero_()
     assert all((p == 0).all() for p in module.parameters())
+
+
+@pytest.mark.parametrize("kind", ["adam", "rmsprop"])
+def test_an_optimisers_statistics_go_to_the_parameters_device(kind):
+    """A checkpoint's tensors are on the CPU; "meta" stands for a GPU here."""
+    settings = {"kind": kind, "learning_rate": 0.1, "eps": 1e-8, "max_grad_norm": 1.0}
+    ours = Optimiser(torch.nn.Linear(3, 2), **settings)
+    ours.step(ours.flat.vector.square().sum())
+    elsewhere = Optimiser(torch.nn.Linear(3, 2, device="meta"), **settings)
+    elsewhere.load_state_dict(ours.state_dict())
+    places = {name: value.device.type for name, value in elsewhere.state_dict().items()}
+    assert places.pop("step") == "cpu"
+    assert set(places.values()) == {"meta"}
