@@ -95,7 +95,7 @@ def from_file(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any
 
     Args:
         path: the YAML file.
-        overrides: further overrides of every run.
+        overrides: of every run; they win over the file's for the same key.
         given: settings of the command line that win over the file's: workers, threads, runs_dir, seeds.
 
     Raises:
@@ -122,8 +122,9 @@ def from_file(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any
     require(workers is None or _is_whole(workers), "workers", workers, "give a whole number of 1 or more")
     require(_is_whole(threads), "threads", threads, "give a whole number of 1 or more")
     runs_dir = Path(node.get("runs_dir") or "runs") / name
-    every = [*_words(node, "overrides"), *overrides, f"threads={threads}", f"runs_dir={runs_dir}"]
-    jobs = [job for part in _parts(node, path, given or {}) for job in _part_jobs(part, every)]
+    every = _words(node, "overrides")
+    last = [*overrides, f"threads={threads}", f"runs_dir={runs_dir}"]
+    jobs = [job for part in _parts(node, path, given or {}) for job in _part_jobs(part, every, last)]
     return Study(name=name, jobs=_labelled(jobs), folder=path.parent, workers=workers, threads=threads)
 
 
@@ -141,7 +142,8 @@ def _parts(node: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> lis
     return [shared | part | own for part in parts]
 
 
-def _part_jobs(part: Mapping[str, Any], every: Sequence[str]) -> list[Job]:
+def _part_jobs(part: Mapping[str, Any], every: Sequence[str], last: Sequence[str]) -> list[Job]:
+    """The part's jobs; a word of `last` takes the place of every other for its key."""
     grid = part.get("grid") or []
     if not isinstance(grid, list) or not all(isinstance(axis, list) and axis for axis in grid):
         raise FieldError("grid", grid, "give one list of overrides per axis: [[env=a, env=b], [agent=c]]")
@@ -151,11 +153,12 @@ def _part_jobs(part: Mapping[str, Any], every: Sequence[str]) -> list[Job]:
     )
     jobs = []
     for choice in itertools.product(*grid):
-        words = [w for item in choice for w in (item if isinstance(item, list) else [item])]
+        chosen = [str(w) for item in choice for w in (item if isinstance(item, list) else [item])]
+        words = [w for w in (*every, *_words(part, "overrides"), *chosen) if _key(w) not in map(_key, last)]
         for seed in compose.parse_seeds(part.get("seeds", 0)):
             jobs.append(
                 _job(
-                    [*every, *_words(part, "overrides"), *map(str, words), f"seed={seed}"],
+                    [*words, *last, f"seed={seed}"],
                     part=str(part.get("name", "")),
                     trial=bool(part.get("trial", False)),
                     time_limit_s=60.0 * limit if limit is not None else None,
@@ -174,6 +177,10 @@ def _words(node: Mapping[str, Any], key: str) -> list[str]:
     if not isinstance(words, list) or not all(isinstance(w, str) and "=" in w for w in words):
         raise FieldError(key, words, "give a list of key=value")
     return words
+
+
+def _key(word: str) -> str:
+    return word.partition("=")[0].lstrip("+~")
 
 
 def _is_whole(value: Any) -> bool:
