@@ -11,7 +11,7 @@ import importlib
 import itertools
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
                 f"{key} has several values: add -m to run one after the other, or quote the value"
             )
     node = _compose(words)
-    return load(node | literal, trust=_trust(node))
+    return load(node | literal, trust=trusted(node))
 
 
 def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False) -> list[list[str]]:
@@ -196,7 +196,8 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _trust(node: dict[str, Any]) -> tuple[str, ...]:
+def trusted(node: Mapping[str, Any]) -> tuple[str, ...]:
+    """The packages that a composed config, or words of a command line, trust."""
     trust = node.get("trust") or []
     if not isinstance(trust, list) or not all(isinstance(t, str) for t in trust):
         raise FieldError("trust", trust, "give a list of package names, trust=[mypackage]")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from marl import checkpoint, compose, config, results
+from marl import checkpoint, compose, config, files, results
 from marl.checkpoint import Saved
 from marl.config import RunConfig
 from marl.errors import FieldError, MarlError
@@ -33,16 +33,19 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Save
         per damaged checkpoint that was skipped.
 
     Raises:
-        MarlError: the folder holds no run, or an override would make it another run.
+        MarlError: the folder holds no run, another process is at work in it, or an override would make
+            it another run.
     """
     folder = Path(folder)
-    saved, skipped = checkpoint.latest(folder)
-    if saved is not None:
-        node = dict(saved.info["config"])
-    elif (folder / "config.json").is_file():
-        node = jsonl.read(folder / "config.json")[0]
-    else:
+    if not checkpoint.steps(folder) and not (folder / "config.json").is_file():
         raise FieldError("resume", str(folder), "there is no run in this folder; give the folder of a run")
+    with files.lock(folder):  # a living run's newest checkpoint must not be set aside
+        return _resume(folder, overrides)
+
+
+def _resume(folder: Path, overrides: Sequence[str]) -> tuple[RunConfig, Saved | None, list[str]]:
+    saved, skipped = checkpoint.latest(folder)
+    node = dict(saved.info["config"]) if saved is not None else jsonl.read(folder / "config.json")[0]
     trust = _change(node, overrides)
     place = folder if folder.name not in ("", "..") else folder.resolve()
     node["runs_dir"], node["run_id"] = str(place.parent), place.name
@@ -74,7 +77,7 @@ def _change(node: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:
             value = compose.read_option("logger", value)
         both = isinstance(value, dict) and isinstance(node.get(key), dict)
         node[str(key)] = node[key] | value if both else value
-    return tuple(given.get("trust") or ())
+    return compose.trusted({str(k): v for k, v in given.items()})
 
 
 def _is_finished(folder: Path) -> bool:
