@@ -97,8 +97,7 @@ class _Session:
         self.loop = cfg.loop.build(env=env, agent=self.agent, rng=rng.child("loop"))
         if saved is not None:
             self._restore(saved)
-        else:
-            files.write_json(self.folder / "config.json", cfg.to_dict())
+        files.write_json(self.folder / "config.json", cfg.to_dict())  # a resume may have changed it
         self.metrics = JsonLines(self.folder / "metrics.jsonl", self.schedule.metrics_bytes)
         self.evaluations = JsonLines(self.folder / "evaluations.jsonl", self.schedule.evaluations_bytes)
         sinks = open_loggers(self.log_config, self.folder, cfg.run_id, cfg.to_dict())

@@ -50,6 +50,7 @@ LOOPS = {
         "loop.updates.ratio=0.05",
     ),
     "on_policy": ("env=battle/3m", "agent=vdn", *ON_POLICY),
+    "ppo": ("env=battle/3m", "agent=mappo", "agent.hidden=16", "loop.rollout_steps=10"),
 }
 
 

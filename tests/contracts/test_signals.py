@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from marl import checkpoint, cli
+from marl import checkpoint, cli, files
 
 if TYPE_CHECKING:
     from tests.contracts.conftest import Marl
@@ -52,6 +52,7 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on_bit_for_bit(
     if number == signal.SIGTERM:
         end = saved.step + 200
         marl.run("train", "resume=runs/broken", f"total_steps={end}")
+        assert json.loads((run / "config.json").read_bytes())["total_steps"] == end
         marl.run("train", *words, "run_id=whole", f"total_steps={end}")
         same_everything(run, marl.folder / "runs" / "whole")
 
@@ -72,5 +73,12 @@ def test_a_run_folder_is_never_written_over(
     assert "the run is finished; give total_steps=<more than 40>" in refused("resume=runs/run")
     assert "a resumed run keeps it" in refused("resume=runs/run", "agent.hidden=9")
     assert "the run has made 40 steps already" in refused("resume=runs/run", "total_steps=8")
+    assert "trust='os' cannot be used" in refused("resume=runs/run", "total_steps=80", "trust=os")
+    newest = marl.folder / "runs" / "run" / "checkpoints" / "99"
+    newest.mkdir()  # as if another process were just writing here
+    with files.lock(marl.folder / "runs" / "run"):
+        assert "another process is running in runs/run" in refused("resume=runs/run", "total_steps=80")
+    assert newest.is_dir()  # not set aside
+    newest.rmdir()
     (marl.folder / "runs" / "run" / "results.json").unlink()
     assert "holds this run, unfinished: continue it with 'marl train resume=runs/run'" in refused(*same)
