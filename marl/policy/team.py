@@ -105,8 +105,10 @@ class PolicyTeam:
         logits_BNA, actor_BNH = self.actor.step(self._actor_inputs(ts.obs_BNO), carry["actor_BNH"])
         logits_BNA = logits_BNA.masked_fill(~ts.avail_BNA, _NEVER)
         actions_BN = sample(logits_BNA, rng) if explore > 0 else logits_BNA.argmax(-1)
-        seen_BNI = self._critic_inputs(ts.obs_BNO, ts.state_BS, ts.alive_BN)
-        critic_BNH = self.critic.step(seen_BNI, carry["critic_BNH"])[1]
+        critic_BNH = carry["critic_BNH"]
+        if self.config.recurrent:  # acting needs no values, but learning the states before its chunks
+            seen_BNI = self._critic_inputs(ts.obs_BNO, ts.state_BS, ts.alive_BN)
+            critic_BNH = self.critic.step(seen_BNI, critic_BNH)[1]
         return Act(actions_BN=actions_BN, carry={"actor_BNH": actor_BNH, "critic_BNH": critic_BNH})
 
     def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
@@ -257,7 +259,8 @@ def sample(logits_BNA: Tensor, rng: Stream) -> Tensor:
     One random number of the row's stream per agent and action. (A running sum of probabilities would
     need one per agent, but its CUDA form is not deterministic.)
     """
-    u_BNA = rng.uniform(*logits_BNA.shape[1:])
+    # A zero, one draw in 2^24, would put its action below the unavailable ones: half a step above it instead.
+    u_BNA = rng.uniform(*logits_BNA.shape[1:]).clamp(min=2.0**-25)
     return (logits_BNA - (-u_BNA.log()).log()).argmax(-1)
 
 

@@ -246,6 +246,17 @@ def test_samples_follow_the_policy_and_availability():
         assert stats.chisquare(counts[kept].numpy(), expected.numpy()).pvalue > 0.01
 
 
+def test_a_random_number_of_zero_takes_no_unavailable_action():
+    """One draw in 2^24 is zero; an agent with a single available action must still take it."""
+
+    class Zeros:
+        def uniform(self, *shape):
+            return torch.zeros(2, *shape)
+
+    logits = torch.tensor([-1e10, -1e10, 3.0]).expand(2, 2, 3)
+    assert (sample(logits, Zeros()) == 2).all()
+
+
 def test_greedy_is_the_likeliest_available_action(make_spec, make_step):
     spec = make_spec()
     team, ts = _build(spec), make_step(spec, B=40)
