@@ -62,11 +62,11 @@ def compact(study: Study, job: Job, out: dict[str, Any]) -> dict[str, Any]:
 
 
 def write(study: Study, job: Job) -> Path:
-    """Write raw/<run_id>.json beside the study file, unless it is there already."""
-    path = study.folder / "raw" / f"{job.cfg.run_id}.json"
-    if not path.is_file():
+    """Write raw/<run_id>.json beside the study file, unless these results are there already."""
+    path, out = study.folder / "raw" / f"{job.cfg.run_id}.json", results.read(job.cfg.folder)
+    if not path.is_file() or read(path).get("date") != out["date"]:  # of a run that was made anew
         files.make_folder(path.parent)
-        data = compact(study, job, results.read(job.cfg.folder))
+        data = compact(study, job, out)
         lists = {name: data.pop(name) for name in ("episodes", "curve")}
         head = json.dumps(data, allow_nan=False, indent=1)[:-2]
         rows = [

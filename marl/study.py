@@ -122,8 +122,9 @@ def from_file(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any
     require(workers is None or _is_whole(workers), "workers", workers, "give a whole number of 1 or more")
     require(_is_whole(threads), "threads", threads, "give a whole number of 1 or more")
     runs_dir = Path(node.get("runs_dir") or "runs") / name
-    every = _words(node, "overrides")
-    last = [*overrides, f"threads={threads}", f"runs_dir={runs_dir}"]
+    about = {"threads": f"threads={threads}", "runs_dir": f"runs_dir={runs_dir}"}
+    every = [*_words(node, "overrides"), *about.values()]
+    last = [*overrides, *(about[name] for name in about if name in (given or {}))]
     jobs = [job for part in _parts(node, path, given or {}) for job in _part_jobs(part, every, last)]
     return Study(name=name, jobs=_labelled(jobs), folder=path.parent, workers=workers, threads=threads)
 

@@ -55,9 +55,11 @@ def test_parts_grids_and_seeds_expand_in_order(made: study.Study, tmp_path: Path
 def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     (tmp_path / "s.yaml").write_text(FILE)
     given = {"seeds": "3", "threads": 2, "workers": 1, "runs_dir": str(tmp_path)}
-    made = study.from_file(tmp_path / "s.yaml", ["num_envs=2"], given)
+    made = study.from_file(tmp_path / "s.yaml", ["num_envs=2", "total_steps=7"], given)
     assert {j.cfg.seed for j in made.jobs} == {3}
     assert {(j.cfg.num_envs, j.cfg.threads) for j in made.jobs} == {(2, 2)}
+    assert {j.cfg.total_steps for j in made.jobs} == {7}  # one cell of the grid says 500
+    assert not any("total_steps" in j.label for j in made.jobs)
     assert made.workers == 1
 
 
@@ -114,6 +116,11 @@ def test_raw_files_hold_one_row_per_episode(made: study.Study) -> None:
     assert (data["part"], data["seed"], data["label"]) == ("learn", 0, job.label)
     lines = path.read_text().splitlines()
     assert "  [2.0, 1.0]," in lines  # one line each, so that a changed episode is a changed line
+    stamp = path.stat().st_mtime_ns
+    assert raw.write(made, job).stat().st_mtime_ns == stamp
+    out = results.read(job.cfg.folder)  # the same run made anew, with newer code perhaps
+    results.write(job.cfg.folder, out | {"date": "2100-01-01T00:00:00+00:00", "wall_s": 7.0})
+    assert raw.read(raw.write(made, job))["wall_s"] == 7.0
     path.write_text(json.dumps({"schema": 1}))
     with pytest.raises(CorruptFileError, match="not a raw file"):
         raw.read(path)
