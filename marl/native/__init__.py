@@ -25,6 +25,9 @@ STRICT = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-pthread", 
 FAST = (*STRICT[:-1], "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 
 
+_SLOWER = "the slower torch form is used"
+
+
 class NoCompiler(RuntimeError):
     """No C++ compiler, or it failed; the message says which and what to do."""
 
@@ -53,19 +56,26 @@ def load(source: Path, flags: tuple[str, ...] = STRICT) -> ctypes.CDLL:
     """Compile `source` (once per content, compiler and machine) and load it.
 
     Raises:
-        NoCompiler: no compiler was found (set CXX to name one), or the build failed.
+        NoCompiler: no compiler was found (set CXX to name one), the build failed, or the cache is
+            no use.
     """
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
-        raise NoCompiler("no C++ compiler found: install g++ or set CXX; the slower torch form is used")
-    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+        raise NoCompiler(f"no C++ compiler found: install g++ or set CXX; {_SLOWER}")
+    try:
+        version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    except OSError as error:
+        raise NoCompiler(f"{compiler} cannot be run ({error.strerror}): set CXX; {_SLOWER}") from error
     digest = hashlib.sha256("\n".join([version, _machine(), *flags]).encode())
     for path in sorted({source, *source.parent.glob("*.hpp"), *Path(__file__).parent.glob("*.hpp")}):
         digest.update(path.read_bytes())
     library = cache_folder() / f"{source.stem}-{digest.hexdigest()[:20]}.so"
-    if not library.is_file():
-        _build(compiler, source, flags, library)
-    return ctypes.CDLL(str(library))
+    try:
+        if not library.is_file():
+            _build(compiler, source, flags, library)
+        return ctypes.CDLL(str(library))
+    except OSError as error:  # a folder that is read-only, or from which nothing may be run
+        raise NoCompiler(f"{library} cannot be used ({error}): set MARL_CACHE; {_SLOWER}") from error
 
 
 def _build(compiler: str, source: Path, flags: tuple[str, ...], library: Path) -> None:

@@ -235,6 +235,21 @@ def test_without_a_compiler_the_torch_forms_serve(monkeypatch):
         kernels._functions.cache_clear()
 
 
+@pytest.mark.parametrize(
+    ("variable", "words"), [("CXX", "cannot be run"), ("MARL_CACHE", "cannot be used .*set MARL_CACHE")]
+)
+def test_a_compiler_or_cache_that_does_not_work_is_a_sentence(monkeypatch, tmp_path, variable, words):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("CXX", "true")  # needs no compiler: it is never asked to build
+    monkeypatch.setenv(variable, str(tmp_path / "file" / "below"))
+    native.load.cache_clear()
+    try:
+        with pytest.raises(native.NoCompiler, match=f"{words}.*; the slower torch form is used"):
+            native.load(kernels._FOLDER / "acting.cpp", native.FAST)
+    finally:
+        native.load.cache_clear()
+
+
 def test_alone_gives_the_kernels_torchs_threads():
     with _threads(2):
         with kernels.alone():
