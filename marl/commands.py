@@ -45,7 +45,8 @@ _EVALUATE_HELP = """marl evaluate run=<run folder> key=value ...: measure a trai
   run=<folder>     the run; its newest checkpoint is used, or checkpoint=<step>
   episodes=320     how many, 1 or more
   seed=<n>         other episodes than the run's own final evaluation
-  explore=0        0 acts greedily, 1 as the policy samples
+  explore=0        0 acts greedily; above 0 a policy samples, and a team of action values takes random
+                   actions with this probability
   device=cpu, threads=<n>, trust=[package]"""
 
 _STUDY_HELP = """marl study <file.yaml> key=value ...: run a grid of runs, resumable by the same command

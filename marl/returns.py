@@ -95,6 +95,7 @@ def nstep_returns(
 
     Args and Returns: as `lambda_returns`, with steps = n >= 1.
     """
+    reward_BTM, value_BTM = reward_BTM.detach(), value_BTM.detach()
     future_BT1 = gamma * (~terminated_BT[:, :-1, None]).to(value_BTM.dtype)
     ahead_BTM = value_BTM
     for _ in range(steps):

@@ -61,7 +61,8 @@ def read_memory(state: Mapping[str, Any], read_segment: ReadSegment, env: Env, a
     half = {name for name, f in state["fields"].items() if f["dtype"] == "torch.float16"}
     dtypes = {f"{name}_dtype": torch.float16 if name in half else torch.float32 for name in ("obs", "state")}
     layout = Layout.of(env.spec, agent.extras_spec, **dtypes)
-    memory = Replay(layout, int(state["capacity"]), env.device)
+    entries = int(state["first"][-1] - state["first"][0])
+    memory = Replay(layout, max(entries, 1), env.device)
     memory.load_state_dict(state, read_segment)
     return memory
 

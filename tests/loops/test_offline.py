@@ -56,6 +56,7 @@ def test_the_memory_arrives_whole(data):
             assert torch.equal(getattr(a, name), getattr(b, name))
     assert list(loop.segments()) == list(source.segments())
     assert len(loop.segments()) > 1
+    assert loop.memory.capacity == source.memory.entries
 
 
 def trained_return(folder, learning_rate):
