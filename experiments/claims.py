@@ -52,6 +52,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "date": (str,),
     "note": (str,),
 }
+_MADE = ("commit", "hardware", "date")  # say where and when the raw files were made
 _OPERATORS: dict[type, Callable[..., Any]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -239,6 +240,26 @@ def commit(root: Path = ROOT) -> str:
     return head.stdout.strip() + (" with changes" if changed else "")
 
 
+def machine(hardware: Mapping[str, Any]) -> str:
+    """What `marl.results.hardware` found, in one line."""
+    return ", ".join(f"{name} {what}" for name, what in hardware.items() if what)
+
+
+def made_now(root: Path = ROOT) -> dict[str, str]:
+    """Commit, hardware and date of a measurement that has just ended."""
+    from marl.results import hardware
+
+    today = datetime.datetime.now(datetime.UTC).date().isoformat()
+    return {"commit": commit(root), "hardware": machine(hardware()), "date": today}
+
+
+def made_before(id: str, root: Path = ROOT) -> dict[str, str] | None:
+    """Those of a row as it stands, for a row that is computed again from its old raw files."""
+    path = root / "experiments" / id.partition(".")[0] / "claims.json"
+    rows = json.loads(path.read_text()) if path.is_file() else []
+    return next(({name: row[name] for name in _MADE} for row in rows if row["id"] == id), None)
+
+
 def write_claim(
     *,
     id: str,
@@ -249,6 +270,7 @@ def write_claim(
     command: str,
     note: str,
     trial: bool = False,
+    made: Mapping[str, str] | None = None,
     root: Path = ROOT,
 ) -> Row:
     """Compute a row from its raw files and put it into the claims.json of its system.
@@ -262,18 +284,15 @@ def write_claim(
         command: makes the raw files.
         note: one sentence: what was compared with what, and what limits it.
         trial: fewer than five seeds or repetitions, or no interval.
+        made: commit, hardware and date of the measurement; None: it was made just now, here.
 
     Raises:
         MarlError: the row would not pass the check.
     """
-    from marl.results import hardware
-
     value, low, high, n = derive(derive_with, raw, root)
     row: Row = {"id": id, "value": value, "low": low, "high": high, "unit": unit, "test": test, "n": n}
     row |= {"derive": derive_with, "command": command, "raw": list(raw)}
-    row |= {"commit": commit(root)}
-    row |= {"hardware": ", ".join(f"{name} {what}" for name, what in hardware().items() if what)}
-    row |= {"date": datetime.datetime.now(datetime.UTC).date().isoformat(), "note": note}
+    row |= {**(made or made_now(root)), "note": note}
     row |= {"trial": True} if trial else {}
     system = id.partition(".")[0]
     if wrong := check_row(row, system, root):

@@ -16,7 +16,7 @@ import torch
 
 from experiments.battle_baselines import open_loop, table
 from experiments.benchmarks.interleave import write_rows
-from experiments.claims import ROOT, commit, write_claim
+from experiments.claims import ROOT, made_before, made_now, write_claim
 from marl import plots
 from marl.envs.battle import Config, scripted
 from marl.files import write_atomic
@@ -71,8 +71,10 @@ def measure(maps: tuple[str, ...], seeds: int, episodes: int, folder: Path | Non
         print(f"{name}: {time.perf_counter() - start:.1f} s", flush=True)
 
 
-def publish() -> None:
-    """README with table and plot, and the claims, from the raw files."""
+def publish(fresh: bool = True) -> None:
+    """README with table and plot, and the claims, from the raw files; `fresh`: just measured."""
+    made = made_now() if fresh else made_before("battle_baselines.random_3m")
+    assert made is not None, "the raw files have no claims yet: run without --table"
     plots.save(table.figure(FOLDER / "raw"), FOLDER / "plots" / "wins.png")
     text = (
         "# Scripted teams on the battle maps\n\n"
@@ -86,7 +88,7 @@ def publish() -> None:
         "95 % bootstrap interval over the replayed episodes; raw: `raw/open_loop.csv`):\n\n"
         f"{open_loop.markdown(FOLDER / 'raw' / 'open_loop.csv')}\n"
         f"Command: `{COMMAND}` (default `Config` of every map; seeds 0 to {SEEDS - 1}). "
-        f"Commit: {commit()}. Raw: `raw/<map>.csv`, one row per episode; "
+        f"Commit: {made['commit']}. Raw: `raw/<map>.csv`, one row per episode; "
         f"`{COMMAND} --table` draws table and plot from them again.\n"
     )
     write_atomic(FOLDER / "README.md", text.encode())
@@ -102,6 +104,7 @@ def publish() -> None:
             test=test,
             derive_with=f"experiments.battle_baselines.table:{function}",
             raw=[f"{RAW}/{map_name}.csv"],
+            made=made,
             command=COMMAND,
             note=f"wins on {map_name}: {what}; episodes of five seeds pooled, scripted teams do not learn",
         )
@@ -112,6 +115,7 @@ def publish() -> None:
         test="high < 0.5",
         derive_with="experiments.battle_baselines.open_loop:wins_3m",
         raw=[f"{RAW}/open_loop.csv"],
+        made=made,
         command=COMMAND,
         note="one won episode's actions replayed blindly in other episodes of 3m; interval over won episodes",
     )
@@ -129,7 +133,7 @@ def main() -> None:
     if not options.table:
         measure(table.MAPS, SEEDS, EPISODES, FOLDER / "raw")
         write_rows(FOLDER / "raw" / "open_loop.csv", open_loop.measure(EPISODES))
-    publish()
+    publish(fresh=not options.table)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from experiments.benchmarks.machine import require_quiet
 from experiments.claims import ROOT, Derived, commit, write_claim
 
 COMMAND = "python -m experiments.ground.fresh_clone"
@@ -37,7 +38,7 @@ def measure(target: str) -> dict[str, str | float]:
         subprocess.run(["make", target], cwd=clone, env=environment, check=True)
         minutes = (time.perf_counter() - began) / 60
         wins = _wins(clone) if target == "train" else ""
-        return {"commit": commit(ROOT), "target": target, "minutes": minutes, "wins": wins}
+        return {"commit": commit(clone), "target": target, "minutes": minutes, "wins": wins}
 
 
 def _wins(clone: Path) -> float:
@@ -64,6 +65,7 @@ def test_minutes(path: Path) -> Derived:
 
 def main() -> None:
     argparse.ArgumentParser(prog=COMMAND, description=__doc__).parse_args()
+    require_quiet()
     path = ROOT / RAW
     path.parent.mkdir(parents=True, exist_ok=True)
     for target in ("train", "test"):

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments.claims import ROOT, Derived, write_claim
+from experiments.claims import ROOT, Derived, machine, write_claim
 from marl import plots, stats
 from marl.files import write_atomic
 
@@ -126,11 +126,24 @@ def win_rate(*paths: Path) -> Derived:
     return value, low, high, len(paths)
 
 
+def made(paths: Iterable[Path]) -> dict[str, str]:
+    """Commit, hardware and date that the raw files themselves name; different ones side by side."""
+    raws = [json.loads(path.read_text()) for path in paths]
+    commits = {str(raw["git"]["commit"]) + " with changes" * bool(raw["git"]["dirty"]) for raw in raws}
+    machines, dates = {machine(raw["hardware"]) for raw in raws}, {raw["date"][:10] for raw in raws}
+    return {
+        "commit": ", ".join(sorted(commits)),
+        "hardware": "; ".join(sorted(machines)),
+        "date": ", ".join(sorted(dates)),
+    }
+
+
 def main() -> None:
     paths = sorted(RAW.glob("*.json"))
     runs = read(paths)
     draw(runs)
-    page = _BLOCK.sub(lambda m: m[1] + "\n" + table(runs) + "\n" + m[2], PAGE.read_text())
+    about = f"Commit of the runs: {made(paths)['commit']}. Raw: `raw/<run_id>.json`, a row per final episode."
+    page = _BLOCK.sub(lambda m: f"{m[1]}\n{table(runs)}\n{about}\n\n{m[2]}", PAGE.read_text())
     write_atomic(PAGE, page.encode())
     ours = [p for p in paths if (r := read([p])[0]).map == "3m" and r.agent == "qmix"]
     if ours:
@@ -144,6 +157,7 @@ def main() -> None:
             note="QMIX, fast settings, battle/3m: share of 320 final greedy episodes won, IQM over seeds; "
             "a simulator, not StarCraft II",
             trial=len(ours) < CLAIM_SEEDS,
+            made=made(ours),
         )
     print(table(runs))
 

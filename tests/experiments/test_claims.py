@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from experiments import claims
+from experiments.ground import table as ground
 from marl.errors import MarlError
 
 NOTE = {"unit": "x", "test": "value >= 2", "command": "python -m something", "note": "ours over theirs"}
@@ -164,6 +165,29 @@ def test_write_claim_computes_its_row(root: Path, monkeypatch: pytest.MonkeyPatc
     assert rows[1] == again
     with pytest.raises(MarlError, match="may only compare"):
         claims.write_claim(id="ground.third", **(options | {"test": "print"}))
+
+
+def test_a_row_from_old_raw_files_keeps_their_commit_and_date(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(claims, "commit", lambda root: "later")
+    options = {"raw": ["experiments/ground/raw/env.csv"], "derive_with": DERIVE, "root": root, **NOTE}
+    before = claims.made_before("ground.rate", root)
+    assert before == {"commit": "abc", "hardware": "h", "date": "2026-01-01"}
+    again = claims.write_claim(id="ground.rate", made=before, **options)
+    assert {name: again[name] for name in before} == before
+    assert claims.write_claim(id="ground.rate", **options)["commit"] == "later"  # measured anew
+    assert claims.made_before("ground.absent", root) is None
+
+
+def test_the_win_rates_row_names_the_commits_of_its_runs(tmp_path: Path) -> None:
+    paths = []
+    for seed, dirty in enumerate((False, True)):
+        raw = {"git": {"commit": "abc", "dirty": dirty}, "hardware": {"cpu": "x", "gpu": None, "cores": 2}}
+        paths.append(tmp_path / f"{seed}.json")
+        paths[-1].write_text(json.dumps(raw | {"date": "2026-01-01T10:00:00+00:00"}))
+    expected = {"commit": "abc, abc with changes", "hardware": "cpu x, cores 2", "date": "2026-01-01"}
+    assert ground.made(paths) == expected
 
 
 def test_the_published_claims_hold() -> None:
