@@ -14,8 +14,10 @@ at once with nothing. Runners who handed over have left: they are not alive and 
 At `limit` steps the episode is cut off (truncated).
 
 The best return is known: 1 where the limit allows all legs (the default), else the number of legs
-that end by then, divided by N; `info["best_return"]` holds it for each episode. Knowing when to shout
-but not remembering what, a team earns (1/N) sum_{i=1..N} K^-i: memory is worth the rest.
+that end by then, divided by N; `info["best_return"]` holds it for each episode. A team that hands over in
+time but guesses the signal earns (1/N) sum_{i=1..N} K^-i. One without memory does better: on a leg of one
+step it shouts what it sees or hears in that very step. It earns (1/N) sum_{i=1..N} p^i with
+p = 1/L + (1 - 1/L)/K, L the longest leg; memory is worth the rest.
 """
 
 from __future__ import annotations
@@ -62,7 +64,17 @@ class Config:
     @property
     def guess_return(self) -> float:
         """Expected return of a team that hands over in time but guesses, where the limit allows all legs."""
-        return sum(self.signals**-i for i in range(1, self.runners + 1)) / self.runners
+        return self._chain(1 / self.signals)
+
+    @property
+    def memoryless_return(self) -> float:
+        """The most that a team without memory can expect, where the limit allows all legs."""
+        short = 1 / self.max_leg  # legs of one step: the signal is there when it is needed
+        return self._chain(short + (1 - short) / self.signals)
+
+    def _chain(self, right: float) -> float:
+        """Expected return when every handover is right with this probability."""
+        return sum(right**i for i in range(1, self.runners + 1)) / self.runners
 
     def build(self, *, num_envs: int, device: torch.device, threads: int = 1) -> RelayGame:
         """A batch of relays. Args: threads: unused, the game has no native form."""

@@ -147,7 +147,10 @@ class NativeParallelEnv(ParallelEnv[str, Any, Any]):
         return self._state_S.copy()
 
     def render(self) -> np.ndarray | None:
-        """The picture (H, W, 3) uint8 in mode "rgb_array"; None, and a window, in mode "human"."""
+        """The picture (H, W, 3) uint8 in mode "rgb_array"; None, and a window, in mode "human".
+
+        After an episode's last step it shows the start of the next one, which the world has begun by then.
+        """
         if self.render_mode is None:
             raise MarlError("render_mode is None: pass render_mode='rgb_array' or 'human' to parallel()")
         frame = self.env.render(0)

@@ -29,8 +29,8 @@ class Map:
         ally_types, enemy_types: order of the type one-hot on each side; empty = no type bits.
         terrain: name in `marl.envs.battle.terrain`.
         ally_spawn, enemy_spawn: centres of the starting groups; the enemy attack-moves to ally_spawn.
-        weights: (unit name, probability) of random teams (SMACv2), in order of the type one-hot.
-        exception: type that must not make up a whole random team.
+        weights: (unit name, probability) of random teams (SMACv2), in order of the type one-hot; the last
+            type must not make up a whole team.
     """
 
     name: str
@@ -45,7 +45,6 @@ class Map:
     ally_spawn: tuple[float, float] = (9.0, 16.0)
     enemy_spawn: tuple[float, float] = (23.0, 16.0)
     weights: tuple[tuple[str, float], ...] = ()
-    exception: str = ""
 
     @property
     def random_teams(self) -> bool:
@@ -134,22 +133,22 @@ _FIXED = (
     _map("2c_vs_64zg", "2c", "64g", 400, terrain="cliff"),
 )
 
-_RACES = {  # SMACv2's types in one-hot order with their weights, and the exception type
-    "terran": ((("marine", 0.45), ("marauder", 0.45), ("medivac", 0.1)), "medivac"),
-    "protoss": ((("stalker", 0.45), ("zealot", 0.45), ("colossus", 0.1)), "colossus"),
-    "zerg": ((("zergling", 0.45), ("hydralisk", 0.45), ("baneling", 0.1)), "baneling"),
+_RACES = {  # SMACv2's types in one-hot order with their weights; the last is its exception type
+    "terran": (("marine", 0.45), ("marauder", 0.45), ("medivac", 0.1)),
+    "protoss": (("stalker", 0.45), ("zealot", 0.45), ("colossus", 0.1)),
+    "zerg": (("zergling", 0.45), ("hydralisk", 0.45), ("baneling", 0.1)),
 }
 _SIZES = {"5v5": (5, 5), "10v10": (10, 10), "20v20": (20, 20), "10v11": (10, 11), "20v23": (20, 23)}
 _V2_LIMIT = 200  # steps, every scenario of SMACv2
 
 
 def _random_map(race: str, size: str) -> Map:
-    weights, exception = _RACES[race]
+    weights = _RACES[race]
     types = tuple(name for name, _ in weights)
     n_allies, n_enemies = _SIZES[size]
     return Map(
         name=f"v2/{race}_{size}", n_allies=n_allies, n_enemies=n_enemies, limit=_V2_LIMIT, weights=weights,
-        ally_types=types, enemy_types=types, exception=exception, ally_spawn=(16.0, 16.0),
+        ally_types=types, enemy_types=types, ally_spawn=(16.0, 16.0),
     )  # fmt: skip
 
 

@@ -121,6 +121,11 @@ class TorchForm:
         return moving, to
 
     def _judge(self, s: State, k: State, before_BU: Tensor) -> Verdict:
+        """Reward and end of the step.
+
+        DEVIATION: SMACv2 scales by the first episode's enemies for ever; here by those of each episode, so
+        that a perfect kill returns 20 whatever teams are drawn.
+        """
         n, c = self.n, self.config
         was, alive = before_BU > 0, s["hp_BU"] > 0
         lost_BU = torch.where(was, before_BU - (s["hp_BU"] + s["shield_BU"]), torch.zeros_like(before_BU))

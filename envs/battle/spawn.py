@@ -59,7 +59,11 @@ class Spawner:
         return self.units[:, COLUMNS.index(name)][type_BU]
 
     def _sort_allies(self, type_BU: Tensor, pos_BU2: Tensor) -> tuple[Tensor, Tensor]:
-        """Agents stand in order of (unit type, x, y), as SMAC sorts them."""
+        """Agents stand in order of (unit type, x, y), as SMAC sorts them.
+
+        DEVIATION: types in the order of the one-hot; SMACv2's unit ids put marauders before marines, colossi
+        before stalkers and banelings before hydralisks before zerglings.
+        """
         order_BN = torch.arange(self.n, device=type_BU.device).repeat(type_BU.shape[0], 1)
         bit_BN = self.ally_bit[type_BU[:, : self.n]]
         for value_BN in (pos_BU2[:, : self.n, 1], pos_BU2[:, : self.n, 0], bit_BN):

@@ -68,6 +68,24 @@ def test_guessing_earns_what_the_formula_says():
     assert abs(float(result.mean()) - config.guess_return) < 4 * float(result.std()) / len(result) ** 0.5
 
 
+def test_without_memory_short_legs_are_still_right():
+    """A team that looks at the present step alone, and guesses where it shows no signal."""
+    config = Config(runners=2, signals=2, max_leg=2)
+    env = config.build(num_envs=4000, device=CPU)
+    ts, total, open_B = env.reset(Rng(0)), torch.zeros(4000), torch.ones(4000, dtype=torch.bool)
+    generator = torch.Generator().manual_seed(0)
+    while open_B.any():
+        told_BNK = ts.obs_BNO[..., :4].unflatten(-1, (2, 2)).sum(2)
+        guess_BN = torch.randint(2, told_BNK.shape[:2], generator=generator)
+        shout_BN = torch.where(told_BNK.sum(-1) > 0, told_BNK.argmax(-1), guess_BN)
+        ts = env.step(torch.where(ts.obs_BNO[..., 5] > 0, 1 + shout_BN, 0))
+        total += ts.reward_B * open_B
+        open_B &= ~ts.done_B
+    assert config.memoryless_return == pytest.approx((3 / 4 + 9 / 16) / 2)
+    assert config.guess_return < config.memoryless_return < 1
+    assert abs(float(total.mean()) - config.memoryless_return) < 4 * float(total.std()) / 4000**0.5
+
+
 def test_endings():
     env = Config(runners=2, max_leg=1, limit=2).build(num_envs=3, device=CPU)
     ts = env.reset(Rng(0))

@@ -160,7 +160,7 @@ def test_random_teams(race):
     env.reset(Rng(0))
     ours, theirs = env.state["type_BU"][:, :10], env.state["type_BU"][:, 10:]
     index = {name: env.unit_names.index(name) for name, _ in env.map.weights}
-    exception = index[env.map.exception]
+    exception = index[env.map.weights[-1][0]]
     assert not (ours == exception).all(1).any()  # rejected
     assert not (theirs[:, 10:] == exception).any()  # one extra enemy is a team of its own
     for name, weight in env.map.weights:
