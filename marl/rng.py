@@ -175,7 +175,7 @@ class Rng:
     def seed_globals(self) -> None:
         """Seed the global generators of random, numpy and torch, for code that uses them."""
         random.seed(fold_int(self.key, "global:python"))
-        np.random.seed(fold_int(self.key, "global:numpy") % (1 << 32))
+        np.random.seed(fold_int(self.key, "global:numpy") % (1 << 32))  # noqa: NPY002
         torch.manual_seed(_signed(fold_int(self.key, "global:torch")))
 
     def state_dict(self) -> dict[str, Any]:

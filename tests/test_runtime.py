@@ -55,4 +55,6 @@ def faults(setup: str) -> int:
 
 @pytest.mark.skipif("glibc" not in platform.libc_ver(), reason="glibc's allocator")
 def test_freed_memory_stays_with_the_process() -> None:
-    assert faults("runtime.keep_freed_memory()") < faults("pass") // 4
+    """Ten steps' tensors are about 25,000 pages; the default returns some or all."""
+    returned = "import ctypes; ctypes.CDLL(None).mallopt(-1, 0)"  # M_TRIM_THRESHOLD: give all back at once
+    assert faults("runtime.keep_freed_memory()") < faults(returned) // 4

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import subprocess
 import sys
 import tempfile
@@ -41,7 +42,8 @@ LOOPS = {
 
 def _marl(folder: Path, *words: str) -> None:
     command = [sys.executable, "-m", "marl.cli", "train", *words]
-    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    here = os.environ | {"PYTHONPATH": str(ROOT)}  # from a checkout, too, with nothing installed
+    done = subprocess.run(command, cwd=folder, env=here, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{' '.join(words)}: {done.stdout}{done.stderr}")
 
