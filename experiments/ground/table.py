@@ -39,7 +39,6 @@ class Run:
     agent: str
     seed: int
     steps: int
-    minutes: float
     wins: float
     reward: float
     curve: list[tuple[int, float]]
@@ -61,7 +60,6 @@ def _run(raw: dict[str, Any]) -> Run:
         agent=words["agent"],
         seed=raw["seed"],
         steps=raw["steps"],
-        minutes=raw["wall_s"] / 60,
         wins=float(episodes[:, names.index("success")].mean()),
         reward=float(episodes[:, names.index("return")].mean()),
         curve=[(row[0], row[points.index("success")]) for row in raw["curve"]],
@@ -94,16 +92,15 @@ def _cell(values: list[float], form: str) -> str:
 def table(runs: list[Run]) -> str:
     """Markdown, a row per map and agent."""
     lines = [
-        "| part | map | agent | seeds | wins | return | team steps | minutes a run |",
-        "|---|---|---|---|---|---|---|---|",
+        "| part | map | agent | seeds | wins | return | team steps |",
+        "|---|---|---|---|---|---|---|",
     ]
     for (part, map_name, agent), members in groups(runs).items():
         trial = " (trial)" if len(members) < CLAIM_SEEDS else ""
         wins = _cell([r.wins for r in members], ".1%")
         lines.append(
             f"| {part} | {map_name} | {agent} | {len(members)}{trial} | {wins} "
-            f"| {_cell([r.reward for r in members], '.2f')} | {members[0].steps:,} "
-            f"| {np.mean([r.minutes for r in members]):.1f} |"
+            f"| {_cell([r.reward for r in members], '.2f')} | {members[0].steps:,} |"
         )
     return "\n".join(lines) + "\n"
 
