@@ -22,7 +22,7 @@ help: ## this list
 train: $(VENV)/.core ## train QMIX on battle/3m to 95 % wins
 	$(BIN)/marl train agent=qmix env=battle/3m $(ARGS)
 
-test: $(VENV)/.dev ## the core tests, at most ten minutes
+test: $(VENV)/.dev ## the core tests
 	$(BIN)/python -m pytest -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.all ## every test, with every extra

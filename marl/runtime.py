@@ -1,7 +1,6 @@
 """What a process sets before torch is loaded: how threads wait, and what happens to freed memory.
 
-Measured on battle/3s5z, 4096 envs, 2 threads, random policy: 180,000 team steps/s with the system's
-defaults, 210,000 with threads that sleep, 800,000 with memory kept as well.
+Both matter where batches are large: `python -m experiments.benchmarks.env` measures with them on.
 """
 
 from __future__ import annotations
