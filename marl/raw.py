@@ -86,3 +86,27 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA or "episodes" not in data:
         raise CorruptFileError(path, f"it is not a raw file of schema {SCHEMA}")
     return data
+
+
+def outcome(study: Study, job: Job) -> dict[str, Any] | None:
+    """What results.json of the job's run would say of its episodes, from its raw file; None without one.
+
+    Raises:
+        CorruptFileError: the file is there and is not one, or is of another run.
+    """
+    path = study.folder / "raw" / f"{job.cfg.run_id}.json"
+    if not path.is_file():
+        return None
+    data = read(path)
+    if (data["run_id"], data["config_hash"]) != (job.cfg.run_id, job.cfg.hash):
+        raise CorruptFileError(path, "it is of another run: remove it, or name the run otherwise")
+    episodes, names = data["episodes"], data["curve_columns"][2:]
+    return {
+        **{name: data[name] for name in _KEPT},
+        "status": "finished",
+        "final": {n: [[row[i] for row in episodes]] for i, n in enumerate(data["columns"])},
+        "curve": [
+            {"step": step, "wall_s": wall_s} | {n: [[x]] for n, x in zip(names, means, strict=True)}
+            for step, wall_s, *means in data["curve"]
+        ],
+    }

@@ -18,7 +18,8 @@ A study file:
 
 Every run is a process of its own (`python -m marl.cli train`) in <runs_dir>/<name>/<run_id>. Run ids
 follow from the configs, so that the same file started again skips what is finished and continues
-what is not. Finished runs leave raw/<run_id>.json beside the study file, small enough to commit.
+what is not. Finished runs leave raw/<run_id>.json beside the study file, small enough to commit; a run
+whose file is there counts as finished, so that a study may be spread over machines and days.
 """
 
 from __future__ import annotations

@@ -37,9 +37,17 @@ def is_finished(job: Job) -> bool:
         return False
 
 
+def outcome(study: Study, job: Job) -> dict[str, Any] | None:
+    """Results of the job's finished run: from its folder, else from its raw file; None if there is neither."""
+    if is_finished(job):
+        return results.read(job.cfg.folder)
+    return raw.outcome(study, job) if study.raw else None
+
+
 def finished(study: Study) -> list[tuple[Job, dict[str, Any]]]:
     """Every finished job with its results."""
-    return [(job, results.read(job.cfg.folder)) for job in study.jobs if is_finished(job)]
+    found = [(job, outcome(study, job)) for job in study.jobs]
+    return [(job, out) for job, out in found if out is not None]
 
 
 @dataclass
@@ -60,10 +68,13 @@ class _Pool:
         self.running: list[_Worker] = []
         self.problems: list[str] = []
         self.queue: deque[tuple[Job, int]] = deque()
-        self.done = 0
+        self.done = self.elsewhere = 0
         for job in study.jobs:
             if is_finished(job):
                 self._finish(job)
+            elif outcome(study, job) is not None:  # finished elsewhere: its folder is not on this machine
+                self.done += 1
+                self.elsewhere += 1
             else:
                 self.queue.append((job, 1))
 
@@ -171,6 +182,9 @@ def drain(study: Study, count: int) -> list[str]:
     pool = _Pool(study, count)
     progress = Progress(sum(job.cfg.total_steps for job in study.jobs), pool.steps())
     progress.say(f"{study.name}: {len(study.jobs)} runs, {pool.done} finished, {count} at a time")
+    if pool.elsewhere:
+        where = study.folder / "raw"
+        progress.say(f"{pool.elsewhere} of them are known from {where}: remove their files there to run them again")
     try:
         with Signals() as signals:
             while pool.queue or pool.running:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -124,6 +125,22 @@ def test_raw_files_hold_one_row_per_episode(made: study.Study) -> None:
     path.write_text(json.dumps({"schema": 1}))
     with pytest.raises(CorruptFileError, match="not a raw file"):
         raw.read(path)
+
+
+def test_a_run_known_from_its_raw_file_counts_as_finished(made: study.Study) -> None:
+    job, other = made.jobs[:2]
+    finish(job, 0.75)
+    path = raw.write(made, job)
+    kept = results.read(job.cfg.folder)
+    shutil.rmtree(job.cfg.folder)  # as in a clone on another machine
+    (found,) = workers.finished(made)
+    assert found[0] is job
+    assert found[1]["final"] == kept["final"]
+    assert found[1]["curve"][1] == {"step": 10, "wall_s": 1.0, "success": [[0.375]]}
+    assert summary.scores([found], "success") == 0.375
+    path.rename(path.with_name(f"{other.cfg.run_id}.json"))
+    with pytest.raises(CorruptFileError, match="of another run"):
+        workers.finished(made)
 
 
 def test_two_runs_of_one_folder_are_refused(tmp_path: Path) -> None:

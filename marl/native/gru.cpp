@@ -13,7 +13,7 @@
 namespace {
 
 using marl::kLanes;
-using marl::kRows;
+using marl::kGateRows;
 using marl::Vec;
 
 int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
@@ -25,7 +25,7 @@ struct Sizes {
   double operations() const { return 6.0 * B * T * N * H * (I + H); }
 };
 
-// Weights of one set for `forward`: [block of 16 features][input k][r, z, n][16].
+// Weights of one set for `forward`: [block of kLanes features][input k][r, z, n][kLanes].
 std::vector<float> pack(const float* w, int64_t K, int64_t H) {
   const int64_t blocks = padded(H) / kLanes;
   std::vector<float> out(blocks * K * 3 * kLanes, 0.0f);
@@ -38,13 +38,13 @@ std::vector<float> pack(const float* w, int64_t K, int64_t H) {
 
 // Sums of a tile of rows for one block of features: r, z, and the two halves of n kept apart.
 struct Gates {
-  Vec r[kRows], z[kRows], in[kRows], hn[kRows];
+  Vec r[kGateRows], z[kGateRows], in[kGateRows], hn[kGateRows];
 };
 
-inline void accumulate(Gates& g, Vec (&third)[kRows], int64_t K, const float* a, int64_t lda, const float* w) {
+inline void accumulate(Gates& g, Vec (&third)[kGateRows], int64_t K, const float* a, int64_t lda, const float* w) {
   for (int64_t k = 0; k < K; ++k, w += 3 * kLanes) {
     const Vec wr = marl::load(w), wz = marl::load(w + kLanes), wn = marl::load(w + 2 * kLanes);
-    for (int i = 0; i < kRows; ++i) {
+    for (int i = 0; i < kGateRows; ++i) {
       const float value = a[i * lda + k];
       g.r[i] += value * wr;
       g.z[i] += value * wz;
@@ -69,16 +69,16 @@ Weights weights(const Sizes& s, const float* wi, const float* bi, const float* w
   return out;
 }
 
-// One entry of `rows` (a multiple of kRows) gathered rows: new states, and the gates if `saved` (rows, 4, P).
+// One entry of `rows` (a multiple of kGateRows) gathered rows: new states, and the gates if `saved` (rows, 4, P).
 void cells(const Sizes& s, const Weights& w, int64_t rows, const float* x, const float* h, float* next,
            float* saved) {
   const int64_t P = padded(s.H);
   for (int64_t j = 0; j < P; j += kLanes) {
     const float *wi = &w.input[j * s.I * 3], *wh = &w.recurrent[j * s.H * 3], *b = &w.bias[j];
     const Vec br = marl::load(b) + marl::load(b + 3 * P), bz = marl::load(b + P) + marl::load(b + 4 * P);
-    for (int64_t r = 0; r < rows; r += kRows) {
+    for (int64_t r = 0; r < rows; r += kGateRows) {
       Gates g;
-      for (int i = 0; i < kRows; ++i) {
+      for (int i = 0; i < kGateRows; ++i) {
         g.r[i] = br;
         g.z[i] = bz;
         g.in[i] = marl::load(b + 2 * P);
@@ -86,7 +86,7 @@ void cells(const Sizes& s, const Weights& w, int64_t rows, const float* x, const
       }
       accumulate(g, g.in, s.I, x + r * s.I, s.I, wi);
       accumulate(g, g.hn, s.H, h + r * P, P, wh);
-      for (int i = 0; i < kRows; ++i) {
+      for (int i = 0; i < kGateRows; ++i) {
         const Vec reset = marl::sigmoid(g.r[i]), update = marl::sigmoid(g.z[i]);
         const Vec n = marl::tanh(g.in[i] + reset * g.hn[i]), old = marl::load(h + (r + i) * P + j);
         marl::store(next + (r + i) * P + j, n + update * (old - n));
@@ -127,6 +127,9 @@ struct Sums {
 
 extern "C" {
 
+// Floats of a vector: `saved` pads the state's features to a multiple of it.
+int marl_lanes() { return kLanes; }
+
 // h (B, T, N, H) from x (B, T, N, I); h0 (B, N, H) may be null (zeros); saved (B, T, N, 4, padded H) may be null.
 void marl_gru_forward(int64_t B, int64_t T, int64_t N, int64_t C, int64_t I, int64_t H, const float* x,
                       const uint8_t* start, const float* h0, const float* wi, const float* bi, const float* wh,
@@ -137,7 +140,7 @@ void marl_gru_forward(int64_t B, int64_t T, int64_t N, int64_t C, int64_t I, int
   for (int64_t c = 0; c < C; ++c)
     sets.push_back(weights(s, wi + c * 3 * H * I, bi + c * 3 * H, wh + c * 3 * H * H, bh + c * 3 * H));
   marl::split(B, marl::worthwhile(s.operations(), threads), [&](int, int64_t b0, int64_t b1) {
-    const int64_t rows = (b1 - b0) * G, full = (rows + kRows - 1) / kRows * kRows;
+    const int64_t rows = (b1 - b0) * G, full = (rows + kGateRows - 1) / kGateRows * kGateRows;
     std::vector<float> in(full * I, 0.0f), gates(saved ? full * 4 * P : 0);
     std::vector<float> now(full * P, 0.0f), next(full * P, 0.0f);
     for (int64_t c = 0; c < C; ++c) {

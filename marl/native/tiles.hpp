@@ -1,28 +1,29 @@
 // Small dense products for networks: C (+)= A B in register tiles, and the activations of recurrent cells.
 //
-// Vectors are GCC/Clang vector extensions of 16 floats: one register with AVX-512, several elsewhere.
+// Vectors are GCC/Clang vector extensions of exactly one register: wider ones are taken apart through memory.
 #pragma once
 #include <cstdint>
 #include <cstring>
 
 namespace marl {
 
-constexpr int kLanes = 16;
-typedef float Vec __attribute__((vector_size(kLanes * 4), aligned(4)));
-typedef int32_t VecInt __attribute__((vector_size(kLanes * 4), aligned(4)));
-
+// kRows x kVectors sums, kVectors + 1 operands in `tile`; 3 kGateRows sums, 4 operands in the GRU's.
 #if defined(__AVX512F__)
-constexpr int kRows = 6;  // 6 rows x 4 vectors of sums + 4 + 1 operands fill 29 of 32 registers
+constexpr int kLanes = 16, kRows = 6, kVectors = 4, kGateRows = 6;  // 29 and 22 of 32 registers
+#elif defined(__AVX2__)
+constexpr int kLanes = 8, kRows = 6, kVectors = 2, kGateRows = 4;  // 15 and 16 of 16
+#elif defined(__aarch64__)
+constexpr int kLanes = 4, kRows = 6, kVectors = 4, kGateRows = 6;  // 29 and 22 of 32
 #else
-constexpr int kRows = 2;
+constexpr int kLanes = 4, kRows = 6, kVectors = 2, kGateRows = 4;  // 15 and 16 of 16
 #endif
+typedef float Vec __attribute__((vector_size(kLanes * 4)));
+typedef int32_t VecInt __attribute__((vector_size(kLanes * 4)));
+typedef float Anywhere __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
-inline Vec load(const float* p) {
-  Vec v;
-  std::memcpy(&v, p, sizeof v);
-  return v;
-}
-inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+// Not memcpy: for some processors GCC splits it into halves that go through the stack, an order of magnitude slower.
+inline Vec load(const float* p) { return *reinterpret_cast<const Anywhere*>(p); }
+inline void store(float* p, Vec v) { *reinterpret_cast<Anywhere*>(p) = v; }
 inline Vec splat(float x) { return x - Vec{}; }
 
 // exp(x): 2^k e^r with |r| <= ln(2)/2 and the minimax polynomial of Cephes expf; 2 ulp on [-87, 88].
@@ -46,7 +47,7 @@ inline Vec exp(Vec x) {
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 inline Vec tanh(Vec x) { return 2.0f / (1.0f + exp(-2.0f * x)) - 1.0f; }
 
-// One register tile: C[i][j] (+)= sum_k A[i * ai + k * ak] * B[k * ldb + j], j < 16 V.
+// One register tile: C[i][j] (+)= sum_k A[i * ai + k * ak] * B[k * ldb + j], j < V kLanes.
 template <int R, int V>
 inline void tile(int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb, float* C,
                  int64_t ldc, bool add) {
@@ -65,7 +66,7 @@ inline void tile(int K, const float* A, int64_t ai, int64_t ak, const float* B, 
     for (int v = 0; v < V; ++v) store(C + i * ldc + v * kLanes, sum[i][v]);
 }
 
-// A strip of V vectors of columns: tiles of R rows, then the same with what is left, 16 V columns each.
+// A strip of V vectors of columns: tiles of R rows, then the same with what is left.
 template <int R, int V>
 inline void strip(int M, int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb, float* C,
                   int64_t ldc, bool add) {
@@ -75,14 +76,20 @@ inline void strip(int M, int K, const float* A, int64_t ai, int64_t ak, const fl
     if (i < M) strip<R - 1, V>(M - i, K, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
 }
 
-// C (M, N) (+)= A (M, K) B (K, N) for any strides of A; N must be a multiple of 16.
+// Columns in strips of V vectors, then the same with what is left.
+template <int V>
+inline void strips(int M, int N, int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb,
+                   float* C, int64_t ldc, bool add) {
+  int j = 0;
+  for (; j + V * kLanes <= N; j += V * kLanes) strip<kRows, V>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  if constexpr (V > 1)
+    if (j < N) strips<V - 1>(M, N - j, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+}
+
+// C (M, N) (+)= A (M, K) B (K, N) for any strides of A; N must be a multiple of kLanes.
 inline void product(int M, int N, int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb,
                     float* C, int64_t ldc, bool add) {
-  int j = 0;
-  for (; j + 4 * kLanes <= N; j += 4 * kLanes) strip<kRows, 4>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
-  if (N - j == 3 * kLanes) strip<kRows, 3>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
-  if (N - j == 2 * kLanes) strip<kRows, 2>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
-  if (N - j == kLanes) strip<kRows, 1>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  strips<kVectors>(M, N, K, A, ai, ak, B, ldb, C, ldc, add);
 }
 
 }  // namespace marl

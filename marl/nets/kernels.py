@@ -23,7 +23,6 @@ from torch.autograd.function import once_differentiable
 from marl import native
 
 _FOLDER = Path(native.__file__).parent
-_LANES = 16  # floats of a vector in marl/native/tiles.hpp
 _SIGNATURES = {
     "linear": {"marl_linear_forward": "llllpppipi", "marl_linear_backward": "llllpppppppi"},
     "acting": {
@@ -31,7 +30,11 @@ _SIGNATURES = {
         "marl_epsilon_greedy": "lllpppdp",
         "marl_lambda_returns": "lllppppffp",
     },
-    "gru": {"marl_gru_forward": "llllll" + "p" * 9 + "i", "marl_gru_backward": "llllll" + "p" * 13 + "i"},
+    "gru": {
+        "marl_gru_forward": "llllll" + "p" * 9 + "i",
+        "marl_gru_backward": "llllll" + "p" * 13 + "i",
+        "marl_lanes": "",
+    },
 }
 _THREADS: ContextVar[int | None] = ContextVar("threads of the kernels within `alone`", default=None)
 _TYPES = {
@@ -89,6 +92,15 @@ def _call(name: str, *arguments: Tensor | float | None) -> None:
     functions = _functions()
     assert functions is not None
     functions[name](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
+
+
+@functools.cache
+def _lanes() -> int:
+    """Floats of a vector on this machine (marl/native/tiles.hpp)."""
+    functions = _functions()
+    assert functions is not None
+    functions["marl_lanes"].restype = ctypes.c_int
+    return int(functions["marl_lanes"]())
 
 
 def _threads() -> int:
@@ -176,7 +188,8 @@ class _Gru(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, start: Tensor, h0: Tensor | None, *weights: Tensor) -> Tensor:
         wi, _, wh, _ = weights
-        saved = x.new_empty(*x.shape[:-1], 4, -(-wh.shape[-1] // _LANES) * _LANES)
+        lanes = _lanes()
+        saved = x.new_empty(*x.shape[:-1], 4, -(-wh.shape[-1] // lanes) * lanes)
         h = _gru_forward(x, start, h0, weights, saved)
         ctx.save_for_backward(x, start, h0, wi, wh, h, saved)
         return h
