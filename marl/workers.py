@@ -38,7 +38,7 @@ def is_finished(job: Job) -> bool:
 
 
 def outcome(study: Study, job: Job) -> dict[str, Any] | None:
-    """Results of the job's finished run: from its folder, else from its raw file; None if there is neither."""
+    """Results of the job's finished run, from its folder or else its raw file; None if there is neither."""
     if is_finished(job):
         return results.read(job.cfg.folder)
     return raw.outcome(study, job) if study.raw else None
@@ -183,8 +183,8 @@ def drain(study: Study, count: int) -> list[str]:
     progress = Progress(sum(job.cfg.total_steps for job in study.jobs), pool.steps())
     progress.say(f"{study.name}: {len(study.jobs)} runs, {pool.done} finished, {count} at a time")
     if pool.elsewhere:
-        where = study.folder / "raw"
-        progress.say(f"{pool.elsewhere} of them are known from {where}: remove their files there to run them again")
+        fix = f"remove their files in {study.folder / 'raw'} to run them again"
+        progress.say(f"{pool.elsewhere} of them were finished elsewhere: {fix}")
     try:
         with Signals() as signals:
             while pool.queue or pool.running:
