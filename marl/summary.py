@@ -42,24 +42,23 @@ def _cell(values: np.ndarray | None, percent: bool) -> str:
 
 
 def table(study: Study, found: Found) -> str:
-    """Markdown: IQM over seeds of success and return, with 95 % intervals, steps and minutes."""
+    """Markdown: IQM over seeds of success and return, with 95 % intervals, and steps."""
     lines = [
         f"## {study.name}: {len(found)} of {len(study.jobs)} runs finished",
         "",
         "IQM over seeds of the mean over each run's final episodes, with the 95 % interval of the stratified",
         "bootstrap. Rows marked (trial) have too few seeds for a claim.",
         "",
-        "| part | env | agent | setting | seeds | success | return | steps | minutes |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| part | env | agent | setting | seeds | success | return | steps |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for (part, name), runs in groups(found).items():
         cfg = runs[0][0].cfg
         seeds = len({job.cfg.seed for job, _ in runs})
         trial = " (trial)" if runs[0][0].trial or seeds < _CLAIM_SEEDS else ""
-        minutes = np.mean([r["wall_s"] for _, r in runs]) / 60
         success, reward = scores(runs, "success"), scores(runs, "return")
         cells = [part or "-", label(cfg.env), label(cfg.agent), name or "-", f"{seeds}{trial}"]
-        cells += [_cell(success, True), _cell(reward, False), f"{cfg.total_steps:,}", f"{minutes:.1f}"]
+        cells += [_cell(success, True), _cell(reward, False), f"{cfg.total_steps:,}"]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines) + "\n"
 

@@ -205,6 +205,8 @@ class _Session:
     def finish(self) -> dict[str, Any]:
         """Last checkpoint, last evaluation, pictures and results.json."""
         self.checkpoint()
+        if self.schedule.sums:  # after the checkpoint: a run that goes on from it keeps its own rhythm
+            self._log_training()
         self.progress.close()
         cfg, final = self.cfg, None
         wall_s = self.wall_s

@@ -111,6 +111,8 @@ class _Pool:
             if limit is not None and not worker.timed_out and time.monotonic() - worker.started > limit:
                 worker.timed_out = True
                 worker.process.send_signal(signal.SIGTERM)
+            elif worker.timed_out and time.monotonic() - worker.started > (limit or 0.0) + _STOP_S:
+                worker.process.kill()
             code = worker.process.poll()
             if code is None:
                 continue
@@ -133,8 +135,9 @@ class _Pool:
                 )
                 say(self.problems[-1])
 
-    def stop(self) -> None:
-        """Ask every worker for a checkpoint; kill those that do not end."""
+    def stop(self) -> list[str]:
+        """Ask every worker for a checkpoint; kill those that do not end, and name their runs."""
+        killed = []
         for worker in self.running:
             worker.process.send_signal(signal.SIGTERM)
         deadline = time.monotonic() + _STOP_S
@@ -144,8 +147,10 @@ class _Pool:
             except subprocess.TimeoutExpired:
                 worker.process.kill()
                 worker.process.wait()
+                killed.append(worker.job.cfg.run_id)
             worker.log.close()
         self.running = []
+        return killed
 
     def steps(self) -> int:
         """Steps made by all runs of the list so far."""
@@ -192,12 +197,13 @@ def drain(study: Study, count: int) -> list[str]:
                 pool.reap(progress.say)
                 progress.advance(pool.steps())
                 if signals.received is not None:
-                    pool.stop()
+                    killed = pool.stop()
+                    done = "every run has written its checkpoint"
+                    if killed:
+                        done = f"{', '.join(killed)} did not end within {_STOP_S:.0f} s and was killed"
                     name = signal.Signals(signals.received).name
-                    fix = "the same command goes on where it stopped"
-                    raise Interrupted(
-                        signals.received, f"{name}: every run has written its checkpoint; {fix}"
-                    )
+                    fix = "the same command goes on from the last checkpoints"
+                    raise Interrupted(signals.received, f"{name}: {done}; {fix}")
                 time.sleep(_POLL_S)
     finally:
         pool.stop()

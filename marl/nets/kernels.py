@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -57,7 +58,8 @@ def _functions() -> dict[str, Any] | None:
                 function = getattr(library, name)
                 function.argtypes, function.restype = [_TYPES[t] for t in types], None
                 found[name] = function
-    except native.NoCompiler:
+    except native.NoCompiler as error:
+        logging.getLogger(__name__).warning("%s", error)
         return None
     return found
 

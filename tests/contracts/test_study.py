@@ -60,7 +60,7 @@ def test_a_study_stops_continues_skips_and_reports(marl: Marl) -> None:
     until(long_runs, process)
     process.send_signal(signal.SIGTERM)
     shown = marl.end(process, 128 + signal.SIGTERM)
-    assert "every run has written its checkpoint; the same command goes on where it stopped" in shown
+    assert "every run has written its checkpoint; the same command goes on from the last checkpoints" in shown
     (vdn,) = (p for p in runs.iterdir() if p.name.startswith("vdn"))
     (long,) = (p for p in runs.glob("iql-*") if checkpoint.steps(p) and checkpoint.steps(p)[0] > 40)
     stopped_at = checkpoint.steps(long)[0]
