@@ -11,6 +11,8 @@ ARGS ?=
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+# One process per core with one thread each: two libraries' threads on the same cores would wait for each other.
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
 SOURCES := pyproject.toml setup.py constraints.txt
 
 .DEFAULT_GOAL := help
@@ -23,10 +25,10 @@ train: $(VENV)/.core ## train QMIX on battle/3m to 95 % wins
 	$(BIN)/marl train agent=qmix env=battle/3m $(ARGS)
 
 test: $(VENV)/.dev ## the core tests
-	$(BIN)/python -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.all ## every test, with every extra
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 # mypy sees the tree as the wheel has it: the top-level code folders below marl.
 lint: $(VENV)/.dev ## ruff and mypy
