@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from experiments import claims
-from experiments.ground import table as ground
+from experiments import claims, tables
 from marl.errors import MarlError
 
 NOTE = {"unit": "x", "test": "value >= 2", "command": "python -m something", "note": "ours over theirs"}
@@ -187,7 +186,7 @@ def test_the_win_rates_row_names_the_commits_of_its_runs(tmp_path: Path) -> None
         paths.append(tmp_path / f"{seed}.json")
         paths[-1].write_text(json.dumps(raw | {"date": "2026-01-01T10:00:00+00:00"}))
     expected = {"commit": "abc, abc with changes", "hardware": "cpu x, cores 2", "date": "2026-01-01"}
-    assert ground.made(paths) == expected
+    assert tables.made(paths) == expected
 
 
 def test_the_published_claims_hold() -> None:
