@@ -166,13 +166,14 @@ def _git(checkout: Path, *words: str) -> str:
 
 @functools.cache
 def hardware() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory and GPU."""
+    """Processor and its vector instructions, cores that this process may use, memory and GPU."""
     import torch
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") if hasattr(os, "sysconf") else 0
     return {
         "cpu": _cpu_name(),
+        "simd": torch.backends.cpu.get_cpu_capability(),
         "cores": cores,
         "memory_gib": round(memory / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
