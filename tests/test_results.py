@@ -34,7 +34,7 @@ def test_everything_that_explains_a_run_is_there(tmp_path: Path) -> None:
     assert out["config"]["agent"]["gamma"] == 0.99  # defaults too
     assert out["files"] == {"metrics.jsonl": files.sha256(b"{}\n")}
     assert set(out["versions"]) >= {"python", "torch", "numpy", "marl"}
-    assert set(out["hardware"]) == {"cpu", "cores", "memory_gib", "gpu", "platform"}
+    assert set(out["hardware"]) == {"cpu", "simd", "cores", "memory_gib", "gpu", "platform"}
     assert set(out["git"]) == {"commit", "dirty"}
     assert len(out["config_hash"]) == 64
 
