@@ -1,0 +1,1 @@
+"""Grids, navigation and communication: baselines on the native worlds, and what their benchmarks found."""
