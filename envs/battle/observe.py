@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,6 +19,21 @@ _SAMPLES = ((0, 4), (0, -4), (4, 0), (-4, 0), (2, 2), (-2, -2), (2, -2), (-2, 2)
 _AHEAD = ((0.0, 1.0), (0.0, -1.0), (1.0, 0.0), (-1.0, 0.0))  # north, south, east, west
 
 
+@dataclass(frozen=True, kw_only=True)
+class Ground:
+    """What observations show of a map's ground.
+
+    Args:
+        walk_XY: uint8 (X, Y), the bits of `marl.envs.battle.terrain`; X, Y is the map's size in map units.
+        height_XY: float32 (X, Y), terrain height in [0, 1].
+        extent: playable width and height, map units; the state's places are fractions of it.
+    """
+
+    walk_XY: np.ndarray
+    height_XY: np.ndarray
+    extent: tuple[float, float]
+
+
 class Observer:
     """Pictures of a batch of battles as SMAC lays them out.
 
@@ -23,17 +41,24 @@ class Observer:
         config: options.
         tables: of the map.
         device: of all tensors.
+        ground: of another map than the tables' own (StarCraft II's, say).
     """
 
-    def __init__(self, config: Config, tables: Tables, device: torch.device) -> None:
+    def __init__(
+        self, config: Config, tables: Tables, device: torch.device, ground: Ground | None = None
+    ) -> None:
         self.config, self.tables, self.map = config, tables, tables.map
         self.n, self.e = tables.map.n_allies, tables.map.n_enemies
         self.own_position = own_position(config, tables)
         ally_bit, enemy_bit = torch.from_numpy(tables.ally_bit), torch.from_numpy(tables.enemy_bit)
         self.bit = torch.stack([ally_bit, enemy_bit]).to(device, torch.int64)
         self.directions = torch.from_numpy(tables.directions).to(device)
-        self.walk_C = torch.from_numpy(tables.terrain.walk_XY.reshape(-1)).to(device, torch.int64)
-        self.height_C = torch.from_numpy(tables.terrain.height_XY.reshape(-1)).to(device)
+        own = tables.terrain
+        ground = ground or Ground(walk_XY=own.walk_XY, height_XY=own.height_XY, extent=(SIZE, SIZE))
+        self.size_2 = torch.tensor(ground.walk_XY.shape, device=device)
+        self.extent_2 = torch.tensor(ground.extent, dtype=torch.float32, device=device)
+        self.walk_C = torch.from_numpy(ground.walk_XY.reshape(-1)).to(device, torch.int64)
+        self.height_C = torch.from_numpy(ground.height_XY.reshape(-1)).to(device)
         points = torch.tensor(_SAMPLES, dtype=torch.float32, device=device)
         self.samples, self.ahead = points, torch.tensor(_AHEAD, device=device)
         others = [[u for u in range(self.n) if u != i] for i in range(self.n)]
@@ -80,12 +105,16 @@ class Observer:
         DEVIATION: SMAC asks the pathing grid of ground units for all; here a colossus may step onto the ridge
         and a flyer anywhere, so that 2c_vs_64zg can be played as it is meant.
         """
-        at = s["pos_BU2"][:, : self.n, None] + self.ahead
-        inside = ((at >= 0) & (at < SIZE)).all(-1)
-        cell = at.clamp(0, SIZE - 1).long()
+        inside, cell = self._cells(s["pos_BU2"][:, : self.n, None] + self.ahead)
         layer = k["layer"][:, : self.n, None].long()
-        walk = self.walk_C[cell[..., 0] * SIZE + cell[..., 1]]
+        walk = self.walk_C[cell]
         return inside & ((layer == 0) | ((walk & layer) > 0))
+
+    def _cells(self, at: Tensor) -> tuple[Tensor, Tensor]:
+        """Whether points (..., 2) are in the map, and their cells x * Y + y, clamped into it."""
+        inside = ((at >= 0) & (at < self.size_2)).all(-1)
+        cell = torch.minimum(at.long().clamp(min=0), self.size_2 - 1)
+        return inside, cell[..., 0] * self.size_2[1] + cell[..., 1]
 
     def _avail(self, s: State, k: State, d2: Tensor, cone: Tensor) -> Tensor:
         n, e, alive = self.n, self.e, s["hp_BU"] > 0
@@ -134,17 +163,14 @@ class Observer:
         health = unit_BUF[:, :n, : 2 if self.map.ally_shields else 1]
         parts = [health]
         if self.own_position:
-            parts.append(s["pos_BU2"][:, :n] / SIZE)
+            parts.append(s["pos_BU2"][:, :n] / self.size_2)
         if self.tables.cone:
             parts.append(self.directions[s["facing_BN"]])
         return torch.cat([*parts, unit_BUF[:, :n, 2:]], -1)
 
     def _ground(self, s: State) -> Tensor:
         """Optional pathing and height samples around each agent, (B, N, 0..17); 1 outside the map."""
-        at = s["pos_BU2"][:, : self.n, None].floor() + self.samples
-        inside = ((at >= 0) & (at < SIZE)).all(-1)
-        cell = at.clamp(0, SIZE - 1).long()
-        cell = cell[..., 0] * SIZE + cell[..., 1]
+        inside, cell = self._cells(s["pos_BU2"][:, : self.n, None].floor() + self.samples)
         path = torch.where(inside, (self.walk_C[cell] & 1).float(), 1.0)[..., :8]
         height = torch.where(inside, self.height_C[cell], 1.0)
         parts = ([path] if self.config.obs_pathing else []) + ([height] if self.config.obs_height else [])
@@ -156,7 +182,7 @@ class Observer:
 
     def _state(self, s: State, k: State, unit_BUF: Tensor, type_BUF: Tensor) -> Tensor:
         n, alive = self.n, (s["hp_BU"] > 0)[..., None]
-        place = (s["pos_BU2"] - SIZE / 2) / SIZE
+        place = (s["pos_BU2"] - self.size_2 / 2) / self.extent_2
         charge = torch.where(k["heals"], s["energy_BU"], s["cooldown_BU"]) / k["max_cooldown"]
         ally = [unit_BUF[:, :n, :1], charge[:, :n, None], place[:, :n]]
         enemy = [unit_BUF[:, n:, :1], place[:, n:]]

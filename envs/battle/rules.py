@@ -74,7 +74,7 @@ class TorchForm:
         for _ in range(TICKS):
             s = self.simulation.tick(s, k, moving_BN, to_BN2)
         s["t_B"] = s["t_B"] + 1
-        v = self._judge(s, k, before)
+        v = judge(self.config, self.tables, s, k, before)
         done = v.terminated | v.truncated
         final = self.observer(s, k)
         for name, value in s.items():
@@ -120,41 +120,48 @@ class TorchForm:
         s["last_actions_BN"] = actions_BN.clone()
         return moving, to
 
-    def _judge(self, s: State, k: State, before_BU: Tensor) -> Verdict:
-        """Reward and end of the step.
 
-        DEVIATION: SMACv2 scales by the first episode's enemies for ever; here by those of each episode, so
-        that a perfect kill returns 20 whatever teams are drawn.
-        """
-        n, c = self.n, self.config
-        was, alive = before_BU > 0, s["hp_BU"] > 0
-        lost_BU = torch.where(was, before_BU - (s["hp_BU"] + s["shield_BU"]), torch.zeros_like(before_BU))
-        died = was & ~alive
-        fights = alive & ~k["heals"]
-        ours, theirs = fights[:, :n].any(1), fights[:, n:].any(1)
-        success, over = ours & ~theirs, ~ours | ~theirs
-        reward = _sum(lost_BU[:, n:]) + DEATH_VALUE * died[:, n:].sum(1)
-        if self.tables.reward == "abs":
-            reward = reward.abs()
-        elif self.tables.reward == "clamp":
-            reward = reward.clamp(min=0.0)
-        elif self.tables.reward == "signed":
-            reward = reward - NEGATIVE_SCALE * DEATH_VALUE * died[:, :n].sum(1)
-            reward = reward - NEGATIVE_SCALE * _sum(lost_BU[:, :n])
-        full = _sum((k["hp"] + k["shield"])[:, n:])
-        best = DEATH_VALUE * self.tables.map.n_enemies + WIN_VALUE + full
-        reward = (reward + WIN_VALUE * success) / (best / REWARD_SCALE)
-        if self.tables.reward == "sparse":
-            reward = success.float() - (~ours & theirs).float()
-        limit = ~over & (s["t_B"] >= self.tables.map.limit)
-        return Verdict(
-            terminated=over | (limit & (not c.continuing_episode)),
-            truncated=limit & c.continuing_episode,
-            success=success,
-            reward=reward,
-            dead_allies=(~alive[:, :n]).sum(1),
-            dead_enemies=(~alive[:, n:]).sum(1),
-        )
+def judge(config: Config, tables: Tables, s: State, k: State, before_BU: Tensor) -> Verdict:
+    """Reward and end of the step that led to the state `s`.
+
+    DEVIATION: SMACv2 scales by the first episode's enemies for ever; here by those of each episode, so
+    that a perfect kill returns 20 whatever teams are drawn.
+
+    Args:
+        config, tables: of the map.
+        s: the state after the step: hp_BU, shield_BU (0 where dead) and t_B are read.
+        k: constants of its units: hp, shield (full values) and heals are read.
+        before_BU: hp + shield before the step.
+    """
+    n = tables.map.n_allies
+    was, alive = before_BU > 0, s["hp_BU"] > 0
+    lost_BU = torch.where(was, before_BU - (s["hp_BU"] + s["shield_BU"]), torch.zeros_like(before_BU))
+    died = was & ~alive
+    fights = alive & ~k["heals"]
+    ours, theirs = fights[:, :n].any(1), fights[:, n:].any(1)
+    success, over = ours & ~theirs, ~ours | ~theirs
+    reward = _sum(lost_BU[:, n:]) + DEATH_VALUE * died[:, n:].sum(1)
+    if tables.reward == "abs":
+        reward = reward.abs()
+    elif tables.reward == "clamp":
+        reward = reward.clamp(min=0.0)
+    elif tables.reward == "signed":
+        reward = reward - NEGATIVE_SCALE * DEATH_VALUE * died[:, :n].sum(1)
+        reward = reward - NEGATIVE_SCALE * _sum(lost_BU[:, :n])
+    full = _sum((k["hp"] + k["shield"])[:, n:])
+    best = DEATH_VALUE * tables.map.n_enemies + WIN_VALUE + full
+    reward = (reward + WIN_VALUE * success) / (best / REWARD_SCALE)
+    if tables.reward == "sparse":
+        reward = success.float() - (~ours & theirs).float()
+    limit = ~over & (s["t_B"] >= tables.map.limit)
+    return Verdict(
+        terminated=over | (limit & (not config.continuing_episode)),
+        truncated=limit & config.continuing_episode,
+        success=success,
+        reward=reward,
+        dead_allies=(~alive[:, :n]).sum(1),
+        dead_enemies=(~alive[:, n:]).sum(1),
+    )
 
 
 def _sum(points_BU: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 from marl import conf
 from marl.config import make
 from marl.envs.battle import MAPS, UNITS, Config, terrain
+from marl.envs.battle.rules import judge
 from marl.envs.battle.tables import COLUMNS
 from marl.errors import MarlError
 from marl.rng import Rng
@@ -243,7 +244,7 @@ def test_no_operation_leaves_the_device():
     k = form.simulation.constants(state["type_BU"])
     orders = form._orders(state, k, torch.ones(4, 10, dtype=torch.int64, device=meta))
     after = form.simulation.tick(state, k, *orders)
-    verdict = form._judge(after, k, state["hp_BU"])
+    verdict = judge(form.config, form.tables, after, k, state["hp_BU"])
     outputs = [*after.values(), *form.observer(after, k), *vars(verdict).values()]
     assert {tensor.device.type for tensor in outputs} == {"meta"}
     with pytest.raises(MarlError, match="form='native' cannot run on meta"):
