@@ -21,6 +21,7 @@ from marl.errors import FieldError, MarlError
 
 GROUPS = ("env", "agent", "loop", "settings", "logger")  # folders of marl/conf
 _LITERAL = ("run_id", "runs_dir")  # text taken as it stands
+_CODE = ("env.target",)  # settings that name code: what is typed there is trusted for this run
 _TOP = tuple(f.name for f in dataclasses.fields(RunConfig))
 _MAX_SEEDS = 10_000  # CHOICE: a range beyond this is a slip of the keyboard
 
@@ -42,7 +43,7 @@ def compose(overrides: Sequence[str]) -> RunConfig:
                 f"{key} has several values: add -m to run one after the other, or quote the value"
             )
     node = _compose(words)
-    return load(node | literal, trust=trusted(node))
+    return load(node | literal, trust=dict.fromkeys((*trusted(node), *_typed(words))))
 
 
 def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False) -> list[list[str]]:
@@ -194,6 +195,15 @@ def _unknown_option(group: str, name: str) -> MarlError:
 
 def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _typed(words: Sequence[str]) -> Iterator[str]:
+    """Packages of code that words of a command line name: typing it is asking for it to run."""
+    for word in words:
+        key, _, value = word.partition("=")
+        match = re.match(r"['\"]?([A-Za-z_]\w*)[\w.]*:", value)
+        if key.lstrip("+") in _CODE and match:
+            yield match[1]
 
 
 def trusted(node: Mapping[str, Any]) -> tuple[str, ...]:

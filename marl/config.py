@@ -125,6 +125,15 @@ def _find_class(target: Any, trust: tuple[str, ...], where: str) -> type:
     return cls
 
 
+def _check_code(value: Any, trust: tuple[str, ...], where: str) -> None:
+    """A field that names code, "package.module:name": its package must be trusted, marl's own too."""
+    package, colon, _ = str(value).partition(":")
+    package = package.split(".")[0]
+    if colon and package not in trust:
+        fix = f"its code is not trusted; add trust=[{package}] if you trust that package"
+        raise FieldError(where, value, fix)
+
+
 def unknown(name: str, valid: Iterable[str], where: str, owner: str) -> MarlError:
     """The error for a key that does not exist, with the nearest one that does."""
     valid = sorted(valid)
@@ -143,6 +152,8 @@ def _fill(cls: type, given: Mapping[str, Any], where: str, trust: tuple[str, ...
             raise unknown(str(name), known, where, f"{cls.__module__}.{cls.__qualname__}")
         if not (isinstance(value, str) and value == "???"):  # OmegaConf's mark of a missing value
             values[name] = convert(value, hints[name], _join(where, name), trust)
+            if known[name].metadata.get("code"):
+                _check_code(values[name], trust, _join(where, name))
     for name, f in known.items():
         if name not in values and f.default is f.default_factory is dataclasses.MISSING:
             place = _join(where, name)

@@ -37,6 +37,10 @@ class NonFiniteError(MarlError):
         self.tensor = tensor
 
 
+class EnvError(MarlError):
+    """A foreign environment did what none may do, crashed, or gave no answer in time."""
+
+
 class CorruptFileError(MarlError):
     """A file of a run is damaged, incomplete or not ours.
 

@@ -29,8 +29,8 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Save
         overrides: settings to give anew; only those that keep the run what it is.
 
     Returns:
-        The config, the checkpoint (None when the run was stopped before its first) and one sentence
-        per damaged checkpoint that was skipped.
+        The config, the checkpoint (None when the run was stopped before its first) and sentences for the
+        user: one per damaged checkpoint that was skipped, one where the world cannot be resumed exactly.
 
     Raises:
         MarlError: the folder holds no run, another process is at work in it, or an override would make
@@ -56,6 +56,11 @@ def _resume(folder: Path, overrides: Sequence[str]) -> tuple[RunConfig, Saved | 
     if saved is not None and cfg.total_steps == saved.step and _is_finished(folder):
         fix = f"the run is finished; give total_steps=<more than {saved.step}> to train on"
         raise FieldError("resume", str(folder), fix)
+    if saved is not None and not getattr(cfg.env, "exact_resume", True):
+        skipped.append(
+            f"{config.label(cfg.env)} is a foreign environment, whose state cannot be kept: running episodes "
+            "are cut off here and new ones begin, so that this run differs from one that never stopped"
+        )
     for path in (folder / "checkpoints" / str(step) for step in checkpoint.steps(folder)):
         if saved is not None and int(path.name) > saved.step:
             checkpoint.set_aside(path)

@@ -19,7 +19,7 @@ import torch
 from marl import checkpoint, files, report, results
 from marl.checkpoint import Saved
 from marl.config import RunConfig
-from marl.errors import Interrupted, NonFiniteError
+from marl.errors import EnvError, Interrupted, NonFiniteError
 from marl.evaluate import evaluate
 from marl.loggers import Config as LoggerConfig
 from marl.loggers import JsonLines, Logger, jsonl, open_loggers
@@ -42,6 +42,7 @@ def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
     Raises:
         Interrupted: SIGTERM or SIGINT came; a checkpoint was written.
         NonFiniteError: a loss or gradient was NaN or infinite; the state before it was written.
+        EnvError: a foreign environment failed; the checkpoints are as they were.
         MarlError: the run exists already, the device is missing, the disk is full.
     """
     files.make_folder(cfg.folder)
@@ -59,6 +60,9 @@ def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
             session.write_results("failed", None)
             detail = f"step {session.loop.steps}, {cfg.run_id} stopped; the state before it is in {path}"
             raise NonFiniteError(error.tensor, detail) from error
+        except EnvError as error:
+            session.write_results("failed", None)
+            raise EnvError(f"{error}; {session.stopped_at()}") from error
         except Interrupted:
             session.write_results("interrupted", None)
             raise
@@ -192,6 +196,14 @@ class _Session:
         return checkpoint.write(
             self.folder, loop.steps, state, loop.segments(), info=info, keep=cfg.checkpoint.keep
         )
+
+    def stopped_at(self) -> str:
+        """Where the run stands and from where it can go on, as a clause."""
+        there = checkpoint.steps(self.folder)
+        left = "it has no checkpoint yet"
+        if there:
+            left = f"continue from its checkpoint of step {there[0]} with 'marl train resume={self.folder}'"
+        return f"{self.cfg.run_id} stopped at step {self.loop.steps}: {left}"
 
     def _restore(self, saved: Saved) -> None:
         state = dict(saved.state)

@@ -1,0 +1,218 @@
+"""One copy of a foreign environment, and its rows of the shared blocks.
+
+| symbol | name here | meaning |
+|---|---|---|
+| N | plan.agents | possible agents, in the order of `possible_agents` |
+| | alive_N | in `env.agents` now, and told neither termination nor truncation |
+| | present_N | has been alive in this episode |
+
+Episodes: one ends when nobody is alive. It terminated if every end of an agent was a termination; one that
+was truncated, or that our limit cut off, makes it truncated. (An agent told both counts as terminated.)
+The final observation holds what the learner may still value: of a truncated episode, the agents that go on
+or were truncated in its last step; of a terminated one all that acted. The rest is zero, as for every
+absent agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+
+from marl.errors import EnvError
+from marl.foreign import plan as plans
+from marl.foreign.blocks import Blocks
+from marl.foreign.plan import Plan
+from marl.foreign.spaces import MASK, features, number, split, without_mask
+
+_STEP = ("observations", "rewards", "terminations", "truncations", "infos")
+
+
+class Copy:
+    """Resets and steps one environment and writes what it says into row `index`.
+
+    Args:
+        env: the environment.
+        plan: what it must be.
+        blocks: the shared rows.
+        index: its row.
+        limit: steps after which an episode is cut off.
+    """
+
+    def __init__(self, env: Any, plan: Plan, blocks: Blocks, index: int, limit: int) -> None:
+        self.env, self.plan, self.blocks, self.index, self.limit = env, plan, blocks, index, limit
+        self.ids = list(env.possible_agents)  # as the environment names them; they need not be text
+        self.number = {agent: i for i, agent in enumerate(self.ids)}
+        self.whole = [plans.space_of(env, "observation", a) for a in self.ids]  # with the mask
+        self.seen = [without_mask(space) for space in self.whole]
+        self.action_spaces = [plans.space_of(env, "action", a) for a in self.ids]
+        self.alive_N = np.zeros(len(self.ids), np.bool_)
+        self.cut_short = False  # an agent of this episode was truncated
+
+    # Episodes
+
+    def reset(self) -> None:
+        """Start the next episode from its seed."""
+        b, blocks = self.index, self.blocks
+        blocks.t_B[b] = 0
+        said = self.env.reset(seed=int(blocks.seed_B[b]))
+        if not (isinstance(said, tuple) and len(said) == 2 and all(isinstance(x, Mapping) for x in said)):
+            raise EnvError("reset() must return two dicts, observations and infos")
+        self._same_spaces()
+        self.cut_short = False
+        self.alive_N = self._in_play()
+        if not self.alive_N.any():
+            raise EnvError("reset() left env.agents empty")
+        blocks.alive_BN[b] = blocks.present_BN[b] = self.alive_N
+        rows = blocks.obs_BNO[b], blocks.state_BS[b], blocks.avail_BNA[b]
+        self._look(said[0], said[1], self.alive_N, rows)
+
+    def step(self) -> None:
+        """One step with the actions of row `index`; where the episode ends, reset at once."""
+        b, blocks, acted_N = self.index, self.blocks, self.alive_N
+        actions = {self.ids[i]: self._action(i) for i in np.flatnonzero(acted_N).tolist()}
+        blocks.t_B[b] += 1
+        observations, rewards, *ends, infos = self._checked_step(self.env.step(actions))
+        blocks.acted_BN[b] = acted_N
+        self._pay(rewards, acted_N)
+        over_N, truncated_N = self._ended(ends[0], ends[1], acted_N)
+        self.alive_N = self._in_play() & ~over_N
+        left = acted_N & ~over_N & ~self.alive_N
+        if left.any():
+            raise EnvError(
+                f"agent {self._name(left)} left env.agents with neither termination nor truncation"
+            )
+        self.cut_short |= bool(truncated_N.any())
+        finished = not self.alive_N.any()
+        cut = not finished and bool(blocks.t_B[b] >= self.limit)
+        blocks.truncated_B[b] = cut or (finished and self.cut_short)
+        blocks.terminated_B[b] = finished and not self.cut_short
+        blocks.alive_BN[b], blocks.present_BN[b] = self.alive_N, blocks.present_BN[b] | self.alive_N
+        if not (finished or cut):
+            rows = blocks.obs_BNO[b], blocks.state_BS[b], blocks.avail_BNA[b]
+            self._look(observations, infos, self.alive_N, rows)
+            return
+        shown_N = acted_N if blocks.terminated_B[b] else self.alive_N | truncated_N
+        rows = blocks.final_obs_BNO[b], blocks.final_state_BS[b], blocks.final_avail_BNA[b]
+        self._look(observations, infos, shown_N, rows)
+        blocks.episode_B[b] += 1
+        self.reset()
+
+    # What goes in
+
+    def _action(self, i: int) -> Any:
+        """The action of agent i as its space wants it; a Box's is cut to its limits."""
+        space, given = self.action_spaces[i], self.blocks.actions_BN[self.index, i]
+        if isinstance(space, spaces.Discrete):
+            return space.dtype.type(space.start + given)  # type: ignore[union-attr]
+        value = given[: space.low.size].reshape(space.shape)  # type: ignore[attr-defined]
+        return np.clip(value, space.low, space.high).astype(space.dtype)  # type: ignore[attr-defined]
+
+    # What comes out
+
+    def _checked_step(self, said: Any) -> tuple[Mapping[Any, Any], ...]:
+        if not isinstance(said, tuple) or len(said) != len(_STEP):
+            raise EnvError(f"step() must return a tuple of five dicts: {', '.join(_STEP)}")
+        for name, value in zip(_STEP, said, strict=True):
+            if not isinstance(value, Mapping):
+                raise EnvError(
+                    f"step() returned {name} as {type(value).__name__}: it must be a dict by agent"
+                )
+        return said
+
+    def _pay(self, rewards: Mapping[Any, Any], acted_N: np.ndarray) -> None:
+        """Rewards of all that are named; agents that acted must be."""
+        row_N = self.blocks.reward_BN[self.index]
+        row_N[:] = 0.0
+        for i in np.flatnonzero(acted_N).tolist():
+            if self.ids[i] not in rewards:
+                raise EnvError(f"agent {str(self.ids[i])!r} acted and got no reward")
+        for agent, reward in rewards.items():
+            if agent not in self.number:
+                raise EnvError(f"a reward is for {str(agent)!r}, who is not in possible_agents")
+            row_N[self.number[agent]] = number(reward, f"the reward of agent {str(agent)!r}")
+
+    def _ended(
+        self, terminations: Mapping[Any, Any], truncations: Mapping[Any, Any], acted_N: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Agents that ended in this step, and those of them that were truncated alone."""
+        over_N, truncated_N = np.zeros_like(acted_N), np.zeros_like(acted_N)
+        for i in np.flatnonzero(acted_N).tolist():
+            agent = self.ids[i]
+            if agent not in terminations or agent not in truncations:
+                raise EnvError(f"agent {str(agent)!r} acted and got no termination or no truncation")
+            over_N[i] = terminations[agent] or truncations[agent]
+            truncated_N[i] = truncations[agent] and not terminations[agent]
+        return over_N, truncated_N
+
+    def _in_play(self) -> np.ndarray:
+        out_N = np.zeros(len(self.ids), np.bool_)
+        for agent in self.env.agents:
+            if agent not in self.number:
+                raise EnvError(f"env.agents has {str(agent)!r}, who is not in possible_agents")
+            out_N[self.number[agent]] = True
+        return out_N
+
+    def _look(
+        self,
+        observations: Mapping[Any, Any],
+        infos: Mapping[Any, Any],
+        shown_N: np.ndarray,
+        rows: tuple[np.ndarray, np.ndarray, np.ndarray],
+    ) -> None:
+        """Write observation, state and availability of the agents shown; zeros and action 0 for others."""
+        obs_NO, state_S, avail_NA = rows
+        obs_NO[:] = 0.0
+        avail_NA[:] = False
+        avail_NA[:, 0] = True
+        for i in np.flatnonzero(shown_N).tolist():
+            agent, own = self.ids[i], self.plan.agents[i]
+            if agent not in observations:
+                raise EnvError(f"agent {str(agent)!r} is in play and got no observation")
+            value, mask = split(observations[agent], self.whole[i])
+            obs_NO[i, : own.features] = features(
+                value, self.seen[i], f"the observation of agent {own.name!r}"
+            )
+            if mask is None:
+                info = infos.get(agent)
+                mask = info.get(MASK) if isinstance(info, Mapping) else None
+            avail_NA[i, : own.width] = True if mask is None or not own.actions else self._mask(mask, i)
+        self._state(state_S, obs_NO)
+
+    def _mask(self, mask: Any, i: int) -> np.ndarray:
+        """The agent's own mask; an agent that has just ended may have no action left, and keeps all then."""
+        own, mask_A = self.plan.agents[i], np.asarray(mask)
+        if mask_A.shape != (own.actions,):
+            what = f"the action_mask of agent {own.name!r}"
+            raise EnvError(f"{what} has shape {mask_A.shape}: it has {own.actions} actions")
+        allowed_A = mask_A.astype(np.bool_)
+        if not allowed_A.any() and self.alive_N[i]:
+            raise EnvError(f"the action_mask of agent {own.name!r} allows no action")
+        return allowed_A if allowed_A.any() else ~allowed_A
+
+    def _state(self, state_S: np.ndarray, obs_NO: np.ndarray) -> None:
+        if not self.plan.state:
+            own = zip(obs_NO, self.plan.agents, strict=True)
+            np.concatenate([obs_O[: agent.features] for obs_O, agent in own], out=state_S)
+            return
+        value = plans.state_of(self.env)
+        if value.shape != state_S.shape:
+            raise EnvError(f"state() has {value.size} numbers, at first it had {state_S.size}")
+        state_S[:] = value
+        if not np.isfinite(state_S).all():
+            raise EnvError("state() holds NaN or infinite numbers")
+
+    def _same_spaces(self) -> None:
+        for i, agent in enumerate(self.ids):
+            for kind, old in (("observation", self.whole[i]), ("action", self.action_spaces[i])):
+                new = plans.space_of(self.env, kind, agent)
+                if new is not old and new != old:
+                    raise EnvError(
+                        f"the {kind}_space of agent {str(agent)!r} has changed from {old} to {new}: "
+                        "it must stay the same in all episodes"
+                    )
+
+    def _name(self, mask_N: np.ndarray) -> str:
+        return repr(str(self.ids[int(np.flatnonzero(mask_N)[0])]))
