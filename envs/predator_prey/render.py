@@ -1,0 +1,85 @@
+"""The grid as a picture: predators with their numbers, what they see, the prey, who has reached it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from marl.canvas import Canvas
+
+if TYPE_CHECKING:
+    from marl.envs.predator_prey.env import PredatorPrey
+
+# Colours and sizes. CHOICE
+_PAPER, _GROUND, _LINES, _INK = (245, 243, 238), (232, 229, 220), (214, 210, 199), (40, 40, 48)
+_PREDATOR, _SEEN, _PREY, _CAUGHT, _WHITE = (
+    (62, 96, 168),
+    (150, 180, 226),
+    (206, 82, 62),
+    (84, 150, 92),
+    (255,) * 3,
+)
+_SIDE, _MARGIN, _HEADER = 480, 12, 34  # pixels: about the grid's side, its margin, the text above it
+
+
+def draw(env: PredatorPrey, index: int) -> np.ndarray:
+    """One env as it stands, RGB uint8 (H, W, 3).
+
+    Cells that some predator sees are tinted; a predator on the prey is green, another one blue. Predators on
+    one cell stand around its centre.
+    """
+    level, D = env.level, env.level.size
+    cells, prey = env.cell_BN[index].tolist(), int(env.prey_B[index])
+    unit = max(16, _SIDE // D)
+    canvas = Canvas(D * unit + _HEADER + _MARGIN, D * unit + 2 * _MARGIN, _PAPER)
+    _grid(canvas, D, unit, seen=set(env.tables.near_CW[env.cell_BN[index]].flatten().tolist()))
+    x, y = _centre(prey, D, unit)
+    canvas.box(x - unit / 2 + 1, y - unit / 2 + 1, x + unit / 2, y + unit / 2, _PREY, alpha=0.45)
+    crowd, drawn = Counter(cells), Counter[int]()
+    for i, cell in enumerate(cells):
+        dx, dy, radius = _stand(drawn[cell], crowd[cell], unit, around=cell == prey)
+        drawn[cell] += 1
+        x, y = _centre(cell, D, unit)
+        _predator(canvas, x + dx, y + dy, radius, str(i), _CAUGHT if cell == prey else _PREDATOR)
+    x, y = _centre(prey, D, unit)
+    canvas.disc(x, y, (0.16 if crowd[prey] else 0.3) * unit, _PREY)
+    canvas.disc(x, y, (0.06 if crowd[prey] else 0.12) * unit, _WHITE)
+    canvas.text(_MARGIN, 12, f"STEP {int(env.t_B[index])}/{level.limit}", _INK, scale=2)
+    here = f"{crowd[prey]}/{level.n_agents} ON PREY"
+    colour = _CAUGHT if crowd[prey] else _INK
+    canvas.text(canvas.width - _MARGIN, 12, here, colour, scale=2, anchor=1.0)
+    return canvas.image()
+
+
+def _centre(cell: int, D: int, unit: int) -> tuple[float, float]:
+    return _MARGIN + (cell % D + 0.5) * unit, _HEADER + (cell // D + 0.5) * unit
+
+
+def _grid(canvas: Canvas, D: int, unit: int, *, seen: set[int]) -> None:
+    for cell in range(D * D):
+        x, y = _centre(cell, D, unit)
+        left, top = x - unit / 2, y - unit / 2
+        canvas.box(left, top, left + unit, top + unit, _LINES)
+        canvas.box(left + 1, top + 1, left + unit, top + unit, _SEEN if cell in seen else _GROUND)
+
+
+def _stand(k: int, crowd: int, unit: int, *, around: bool) -> tuple[float, float, float]:
+    """Where the k-th of a crowd stands from its cell's centre, and its radius; all in pixels."""
+    if crowd == 1 and not around:
+        return 0.0, 0.0, 0.34 * unit
+    angle = 2 * math.pi * k / crowd - math.pi / 2
+    radius = min(0.2, 0.3 * math.sin(math.pi / max(crowd, 2))) * unit
+    return 0.3 * unit * math.cos(angle), 0.3 * unit * math.sin(angle), max(radius, 3.0)
+
+
+def _predator(
+    canvas: Canvas, x: float, y: float, radius: float, name: str, colour: tuple[int, int, int]
+) -> None:
+    canvas.disc(x, y, radius + 1.0, _WHITE)
+    canvas.disc(x, y, radius, colour)
+    scale = int(radius // 8) or (1 if radius >= 5 else 0)
+    if scale:
+        canvas.text(x + scale / 2, y - 3.5 * scale, name, _WHITE, scale=scale, anchor=0.5)
