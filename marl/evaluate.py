@@ -28,6 +28,17 @@ class EnvConfig(Protocol):
     def build(self, *, num_envs: int, device: torch.device, threads: int) -> Env: ...
 
 
+def for_evaluation(env_config: EnvConfig) -> EnvConfig:
+    """The world in which a team is measured and filmed.
+
+    Returns:
+        ``env_config.for_evaluation()`` where the Config has this method (a world that changes over training
+        has: its curriculum ends there), else the config itself. Both must build worlds of one EnvSpec.
+    """
+    method = getattr(env_config, "for_evaluation", None)
+    return env_config if method is None else method()
+
+
 @dataclass(kw_only=True)
 class Evaluation:
     """What E episodes gave.
@@ -94,7 +105,7 @@ def evaluate(
 
     Args:
         agent: acts; not changed.
-        env_config: the world.
+        env_config: the world; as it is in evaluation (`for_evaluation`).
         episodes: E, at least 1.
         rng: which episodes; the same rng gives the same ones.
         device: of agent and world.
@@ -102,7 +113,7 @@ def evaluate(
         explore: 0 is greedy (deterministic), 1 a stochastic policy itself.
         batch: most envs at a time; None plays all at once.
     """
-    parts, links = [], []
+    parts, links, env_config = [], [], for_evaluation(env_config)
     for first in range(0, episodes, batch or episodes):
         rows = min(batch or episodes, episodes - first)
         env = env_config.build(num_envs=rows, device=device, threads=threads)

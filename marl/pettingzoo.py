@@ -21,7 +21,7 @@ Reference: Terry et al., "PettingZoo: Gym for Multi-Agent Reinforcement Learning
 from __future__ import annotations
 
 import secrets
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import gymnasium
 import numpy as np
@@ -30,6 +30,7 @@ from gymnasium import spaces
 from pettingzoo.utils.env import ParallelEnv  # type: ignore[import-untyped]
 
 from marl.errors import MarlError
+from marl.evaluate import EnvConfig, for_evaluation
 from marl.rng import Rng
 from marl.types import Discrete, Env, EnvSpec, TimeStep
 
@@ -38,21 +39,16 @@ Observation = dict[str, np.ndarray] | np.ndarray
 _FPS = 10  # CHOICE: frames per second of the window and of recordings; slow enough to follow a fight
 
 
-class EnvConfig(Protocol):
-    """Configuration of a native world."""
-
-    def build(self, *, num_envs: int, device: torch.device, threads: int) -> Env: ...
-
-
 def parallel(env: Env | EnvConfig, *, render_mode: RenderMode | None = None) -> NativeParallelEnv:
     """A native world as a PettingZoo environment.
 
     Args:
-        env: configuration of the world, or the world itself built with num_envs=1.
+        env: configuration of the world, or the world itself built with num_envs=1. Of a configuration it is
+            the world of evaluation (`marl.evaluate.for_evaluation`): a reset would start a curriculum anew.
         render_mode: "rgb_array" makes `render` return a picture, "human" makes it show a window.
     """
     if hasattr(env, "build"):
-        env = env.build(num_envs=1, device=torch.device("cpu"), threads=1)
+        env = for_evaluation(env).build(num_envs=1, device=torch.device("cpu"), threads=1)
     return NativeParallelEnv(env, render_mode=render_mode)
 
 

@@ -11,7 +11,7 @@ import torch
 
 from marl import plots, video
 from marl.config import RunConfig
-from marl.evaluate import record
+from marl.evaluate import for_evaluation, record
 from marl.progress import duration
 from marl.rng import Rng
 
@@ -53,7 +53,8 @@ def pictures(cfg: RunConfig, agent: Any, curve: Sequence[Mapping[str, Any]]) -> 
     figure = plots.run_curves(curve, cfg.run_id, np.random.default_rng(0))
     made = [plots.save(figure, cfg.folder / CURVES)]
     if cfg.video:
-        env = cfg.env.build(num_envs=1, device=torch.device(cfg.device), threads=cfg.threads)
+        world = for_evaluation(cfg.env)
+        env = world.build(num_envs=1, device=torch.device(cfg.device), threads=cfg.threads)
         try:
             frames = record(agent, env, episodes=_VIDEO_EPISODES, rng=Rng(cfg.seed, "video"))
         except NotImplementedError:  # a world without pictures

@@ -77,6 +77,22 @@ def test_worlds_without_success_have_none():
     assert out.length_E.tolist() == [2.0, 2.0, 2.0]
 
 
+class Growing(Relay):
+    """A world that is another one in evaluation."""
+
+    def for_evaluation(self):
+        return WORLD
+
+
+def test_a_world_that_changes_over_training_is_measured_as_it_ends():
+    agent, young = make_agent(), Growing(max_leg=1, limit=9)
+    args = {"episodes": 6, "rng": Rng(0, "evaluate"), "device": CPU, "threads": 1}
+    assert evaluate(agent, young, **args).lists() == evaluate(agent, WORLD, **args).lists()
+    assert (
+        evaluate(agent, Relay(max_leg=1, limit=9), **args).lists() != evaluate(agent, WORLD, **args).lists()
+    )
+
+
 def test_a_recording_shows_the_evaluated_episodes():
     agent, rng = make_agent(), Rng(0, "evaluate")
     env = WORLD.build(num_envs=2, device=CPU)
