@@ -1,4 +1,4 @@
-"""Native (C++) forms of linear layers and of the GRU, as autograd functions; torch forms elsewhere.
+"""Native (C++) forms of layers and of small steps around networks; torch forms elsewhere.
 
 `usable(x)` says whether they serve a tensor: float32 on the CPU of a machine with a C++ compiler. They
 give the torch forms' results within rounding. A call uses as many threads as torch is set to where the
@@ -36,8 +36,20 @@ _SIGNATURES = {
         "marl_gru_backward": "llllll" + "p" * 13 + "i",
         "marl_lanes": "",
     },
+    "tower": {
+        "marl_tower_forward": "llllpippppi",
+        "marl_tower_backward": "llllpippppppii",
+    },
+    "adam": {"marl_adam": "lppppldddddp"},
+    "policy": {
+        "marl_sample": "lllpppp",
+        "marl_policy_loss": "ll" + "p" * 6 + "ffppi",
+        "marl_value_loss": "lppppffffpp",
+        "marl_moments": "lppp",
+    },
 }
 _THREADS: ContextVar[int | None] = ContextVar("threads of the kernels within `alone`", default=None)
+Pointers = ctypes.Array[ctypes.c_void_p]
 _TYPES = {
     "l": ctypes.c_int64,
     "i": ctypes.c_int,
@@ -77,20 +89,21 @@ def alone() -> Iterator[None]:
     kernels' threads: an update of QMIX on two cores takes 22 ms instead of 32 ms. Without a compiler
     nothing changes.
     """
-    threads = torch.get_num_threads()
-    if threads == 1 or _functions() is None:
+    count = torch.get_num_threads()
+    if count == 1 or _functions() is None:
         yield
         return
-    token = _THREADS.set(threads)
+    token = _THREADS.set(count)
     torch.set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(threads)
+        torch.set_num_threads(count)
         _THREADS.reset(token)
 
 
-def _call(name: str, *arguments: Tensor | float | None) -> None:
+def call(name: str, *arguments: Tensor | Pointers | float | None) -> None:
+    """Call a C function of `_SIGNATURES` with numbers, contiguous tensors, and None for null."""
     functions = _functions()
     assert functions is not None
     functions[name](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
@@ -105,7 +118,8 @@ def _lanes() -> int:
     return int(functions["marl_lanes"]())
 
 
-def _threads() -> int:
+def threads() -> int:
+    """Threads that a kernel may use now."""
     return _THREADS.get() or torch.get_num_threads()
 
 
@@ -125,8 +139,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor, *, relu: bool) -> Tensor:
 
 def _linear_forward(x: Tensor, weight: Tensor, bias: Tensor, relu: bool) -> Tensor:
     y = x.new_empty(*x.shape[:-1], weight.shape[-2])
-    arguments = *_linear_sizes(x, weight), x, weight, bias, int(relu), y, _threads()
-    _call("marl_linear_forward", *arguments)
+    arguments = *_linear_sizes(x, weight), x, weight, bias, int(relu), y, threads()
+    call("marl_linear_forward", *arguments)
     return y
 
 
@@ -150,7 +164,7 @@ class _Linear(Function):
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         dw, db = torch.empty_like(weight), weight.new_empty(weight.shape[:-1])
         arrays = x, weight, y, dy.contiguous(), dx, dw, db
-        _call("marl_linear_backward", *_linear_sizes(x, weight), *arrays, _threads())
+        call("marl_linear_backward", *_linear_sizes(x, weight), *arrays, threads())
         return dx, dw, db, None
 
 
@@ -176,8 +190,8 @@ def _gru_forward(
     x: Tensor, start: Tensor, h0: Tensor | None, weights: tuple[Tensor, ...], saved: Tensor | None
 ) -> Tensor:
     h = x.new_empty(*x.shape[:-1], weights[2].shape[-1])
-    arguments = *_gru_sizes(x, weights[2]), x, start, h0, *weights, h, saved, _threads()
-    _call("marl_gru_forward", *arguments)
+    arguments = *_gru_sizes(x, weights[2]), x, start, h0, *weights, h, saved, threads()
+    call("marl_gru_forward", *arguments)
     return h
 
 
@@ -204,7 +218,7 @@ class _Gru(Function):
         gradients = [torch.empty_like(wi), wi.new_empty(wi.shape[:-1])]
         gradients += [torch.empty_like(wh), wh.new_empty(wh.shape[:-1])]
         arrays = x, start, h0, wi, wh, h, saved, dh.contiguous(), dx
-        _call("marl_gru_backward", *_gru_sizes(x, wh), *arrays, *gradients, _threads())
+        call("marl_gru_backward", *_gru_sizes(x, wh), *arrays, *gradients, threads())
         return dx, None, None, *gradients
 
 
@@ -214,7 +228,7 @@ def agent_inputs(obs: Tensor, last_action: Tensor | None, *, actions: int, ids: 
     last_action = None if last_action is None else last_action.contiguous()
     out = obs.new_empty(*obs.shape[:-1], O + actions * (last_action is not None) + N * ids)
     sizes = obs.shape[:-2].numel(), N, O, actions
-    _call("marl_agent_inputs", *sizes, int(last_action is not None), int(ids), obs, last_action, out)
+    call("marl_agent_inputs", *sizes, int(last_action is not None), int(ids), obs, last_action, out)
     return out
 
 
@@ -224,7 +238,7 @@ def epsilon_greedy(q_BNA: Tensor, avail_BNA: Tensor, key_B: Tensor | None, epsil
     actions_BN = torch.empty(B, N, dtype=torch.int64)
     key_B = None if key_B is None else key_B.contiguous()
     arrays = q_BNA.contiguous(), avail_BNA.contiguous(), key_B
-    _call("marl_epsilon_greedy", B, N, A, *arrays, epsilon, actions_BN)
+    call("marl_epsilon_greedy", B, N, A, *arrays, epsilon, actions_BN)
     return actions_BN
 
 
@@ -234,5 +248,5 @@ def lambda_returns(
     """`marl.returns.lambda_returns`; ends are terminated_BT and filled_BT."""
     arrays = [x.contiguous() for x in (reward_BTM, value_BTM, *ends)]
     out_BTM = torch.empty_like(arrays[1])
-    _call("marl_lambda_returns", *value_BTM.shape, *arrays, gamma, trace, out_BTM)
+    call("marl_lambda_returns", *value_BTM.shape, *arrays, gamma, trace, out_BTM)
     return out_BTM

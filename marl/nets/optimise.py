@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Literal
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError, NonFiniteError
+from marl.nets import kernels
 from marl.nets.flat import FlatParameters
 
 
@@ -22,6 +24,7 @@ class Optimiser:
         eps: >= 0.
         alpha: decay of rmsprop's mean square.
         max_grad_norm: > 0.
+        native: adam's step in one native pass where that serves; it rounds unlike torch's.
     """
 
     def __init__(
@@ -33,8 +36,10 @@ class Optimiser:
         eps: float,
         alpha: float = 0.99,
         max_grad_norm: float,
+        native: bool = False,
     ) -> None:
         self.flat, self.max_grad_norm = FlatParameters(module), max_grad_norm
+        self._native = native and kind == "adam"
         vector = [self.flat.vector]
         self._torch: torch.optim.Optimizer
         if kind == "adam":
@@ -48,16 +53,49 @@ class Optimiser:
         Raises:
             NonFiniteError: the loss or its gradient is NaN or infinite; nothing was changed.
         """
-        if not torch.isfinite(loss):
+        self.flat.grad.zero_()  # others may have differentiated this network
+        if torch.isfinite(loss):  # else `apply` says so
+            loss.backward()  # type: ignore[no-untyped-call]
+        return self.apply(loss, name)
+
+    def apply(self, loss: Tensor, name: str = "loss") -> Tensor:
+        """Clip the gradient that `flat.grad` holds and step; returns its norm before clipping.
+
+        Args:
+            loss: that the gradient belongs to, on any device.
+            name: of the loss, for the message.
+
+        Raises:
+            NonFiniteError: the loss or its gradient is NaN or infinite; no parameter was changed.
+        """
+        if not math.isfinite(float(loss.detach())):
+            self.flat.grad.zero_()
             raise NonFiniteError(name)
-        self.flat.grad.zero_()
-        loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.linalg.vector_norm(self.flat.grad)
-        if not torch.isfinite(norm):
+        native = self._native and kernels.usable(self.flat.vector)
+        norm = self._native_step() if native else torch.linalg.vector_norm(self.flat.grad)
+        if not math.isfinite(float(norm)):
+            self.flat.grad.zero_()
             raise NonFiniteError(f"gradient of {name}")
-        shrink = self.max_grad_norm / (norm + 1e-6)  # 1e-6 as in torch.nn.utils.clip_grad_norm_
-        self.flat.grad.mul_(shrink.clamp(max=1.0))
-        self._torch.step()
+        if not native:
+            shrink = self.max_grad_norm / (norm + 1e-6)  # 1e-6 as in torch.nn.utils.clip_grad_norm_
+            self.flat.grad.mul_(shrink.clamp(max=1.0))
+            self._torch.step()
+            self.flat.grad.zero_()
+        return norm
+
+    def _native_step(self) -> Tensor:
+        """Adam in one pass; nothing changes where the gradient's norm, returned, is not finite."""
+        vector, state = self.flat.vector, self._torch.state[self.flat.vector]
+        if not state:
+            zeros = {name: torch.zeros_like(vector.data) for name in ("exp_avg", "exp_avg_sq")}
+            state.update({"step": torch.zeros(()), **zeros})
+        group = self._torch.param_groups[0]
+        norm, steps = torch.empty(()), int(state["step"]) + 1
+        arrays = vector.data, self.flat.grad, state["exp_avg"], state["exp_avg_sq"]
+        numbers = steps, group["lr"], *group["betas"], group["eps"], self.max_grad_norm
+        kernels.call("marl_adam", vector.numel(), *arrays, *numbers, norm)
+        if math.isfinite(float(norm)):
+            state["step"] += 1
         return norm
 
     def state_dict(self) -> dict[str, Tensor]:

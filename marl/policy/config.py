@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from marl.errors import require
 
@@ -14,6 +15,8 @@ class PolicyConfig:
     gamma: float = 0.99  # discount per step, [0, 1]
     trace: float = 0.95  # lambda of the advantage estimate, [0, 1]
     hidden: int = 64  # features of every layer and of the recurrent state, >= 1
+    activation: Literal["relu", "tanh"] = "relu"  # after the two layers; tanh for MPE
+    layer_norm: bool = True  # before every layer, or nowhere
     recurrent: bool = True  # a GRU after the two layers, or not
     share: bool = True  # one actor and one critic for all agents, or one each
     agent_ids: bool = True  # one-hot agent id in the inputs
@@ -21,7 +24,7 @@ class PolicyConfig:
     clip: float = 0.2  # of the probability ratio and of the value's change, > 0; 0.05 on some maps
     epochs: int = 10  # passes over a rollout, >= 1; 5, 10 or 15 by map
     minibatches: int = 1  # per pass, >= 1
-    chunk: int = 10  # entries that gradients flow back through, >= 1; 0: the whole rollout
+    chunk: int = 10  # entries that gradients flow back through, >= 1; 0: the whole rollout; 1 without a GRU
     entropy: float = 0.01  # weight of the entropy bonus, >= 0
     huber: float = 10.0  # threshold of the value's Huber loss, in normalised units, > 0
     normalise_values: bool = True  # critics learn returns with running mean 0 and deviation 1
@@ -39,4 +42,5 @@ class PolicyConfig:
             require(getattr(self, name) >= 0, name, getattr(self, name), "give a number >= 0")
         for name in ("hidden", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
+        require(self.activation in ("relu", "tanh"), "activation", self.activation, "give relu or tanh")
         require(self.chunk >= 0, "chunk", self.chunk, "give an integer >= 1, or 0 for the whole rollout")

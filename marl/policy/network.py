@@ -1,36 +1,28 @@
-"""The network of actors and critics: LayerNorm, two layers, a GRU, a head."""
+"""The network of actors and critics: two layers, a GRU, a head, with LayerNorms between them."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from marl.nets import GRU, linear
-
-
-class _Norm(nn.Module):
-    """LayerNorm over the last dimension, with one scale and shift for all agents or one each."""
-
-    def __init__(self, size: int, copies: int | None) -> None:
-        super().__init__()
-        shape = (size,) if copies is None else (copies, size)
-        self.weight, self.bias = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+from marl.nets import GRU, kernels
+from marl.nets.tower import Activation, Tower
 
 
 class SequenceNet(nn.Module):
-    """LayerNorm - Linear ReLU LayerNorm - Linear ReLU LayerNorm - [GRU LayerNorm] - Linear.
+    """LayerNorm - Linear act LayerNorm - Linear act LayerNorm - [GRU LayerNorm] - Linear.
 
-    Weights are orthogonal (gain sqrt 2, of the head `head_gain`), biases zero.
+    Weights are orthogonal (gain sqrt 2 with ReLU, 5/3 with tanh, of the head `head_gain`), biases zero.
     CHOICE: the GRU keeps its default initial weights; the code of Yu et al. makes them orthogonal.
 
     Args:
         inputs, outputs: features.
         hidden: features of every layer and of the state.
         recurrent: with the GRU or without.
+        activation: after the two layers.
+        layer_norm: with the LayerNorms or without.
         copies: None for one set of weights, or the number of agents.
         head_gain: 0.01 for actors, 1 for critics (Yu et al.).
         generator: source of the initial weights.
@@ -43,24 +35,35 @@ class SequenceNet(nn.Module):
         *,
         hidden: int,
         recurrent: bool,
+        activation: Activation = "relu",
+        layer_norm: bool = True,
         copies: int | None,
         head_gain: float,
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        gain = nn.init.calculate_gain("relu")
-        self.norm_in = _Norm(inputs, copies)
-        self.first = linear(inputs, hidden, generator=generator, copies=copies, gain=gain)
-        self.norm_first = _Norm(hidden, copies)
-        self.second = linear(hidden, hidden, generator=generator, copies=copies, gain=gain)
-        self.norm_second = _Norm(hidden, copies)
-        self.core = GRU(hidden, hidden, generator=generator, copies=copies) if recurrent else None
-        self.norm_core = _Norm(hidden, copies) if recurrent else None
-        self.head = linear(hidden, outputs, generator=generator, copies=copies, gain=head_gain)
+        sizes, acts = [inputs, hidden, hidden], [activation, activation]
+        gains = [nn.init.calculate_gain(activation)] * 2
+        self.core: GRU | None = None
+        self.head: Tower | None = None
 
-    def _encode(self, x: Tensor) -> Tensor:
-        x = self.norm_first(self.first(self.norm_in(x), relu=True))
-        return self.norm_second(self.second(x, relu=True))
+        def tower(sizes: list[int], acts: list[Activation | None], gains: list[float], after: bool) -> Tower:
+            return Tower(
+                sizes,
+                activations=acts,
+                gains=gains,
+                norm=layer_norm,
+                norm_after=after,
+                copies=copies,
+                generator=generator,
+            )
+
+        if recurrent:
+            self.body = tower(sizes, [*acts], gains, layer_norm)
+            self.core = GRU(hidden, hidden, generator=generator, copies=copies)
+            self.head = tower([hidden, outputs], [None], [head_gain], False)
+        else:
+            self.body = tower([*sizes, outputs], [*acts, None], [*gains, head_gain], False)
 
     def forward(self, x_BTNI: Tensor, start_BT: Tensor, h_BNH: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (B, T, N, .) of whole sequences, and the states after every entry (B, T, N, H).
@@ -70,16 +73,44 @@ class SequenceNet(nn.Module):
             start_BT: bool; True where the state before the entry is zero.
             h_BNH: state before entry 0; returned for every entry where there is no GRU.
         """
-        y = self._encode(x_BTNI)
-        if self.core is None or self.norm_core is None:
-            return self.head(y), h_BNH[:, None].expand(-1, y.shape[1], -1, -1)
+        y = self.body(x_BTNI)
+        if self.core is None or self.head is None:
+            return y, h_BNH[:, None].expand(-1, y.shape[1], -1, -1)
         h_BTNH = self.core(y, start_BT, h_BNH)
-        return self.head(self.norm_core(h_BTNH)), h_BTNH
+        return self.head(h_BTNH), h_BTNH
 
     def step(self, x_BNI: Tensor, h_BNH: Tensor) -> tuple[Tensor, Tensor]:
         """Outputs (B, N, .) of one entry, and the state after it."""
-        y = self._encode(x_BNI)
-        if self.core is None or self.norm_core is None:
-            return self.head(y), h_BNH
+        y = self.body(x_BNI)
+        if self.core is None or self.head is None:
+            return y, h_BNH
         h_BNH = self.core.step(y, h_BNH)
-        return self.head(self.norm_core(h_BNH)), h_BNH
+        return self.head(h_BNH), h_BNH
+
+    def learn(
+        self,
+        x_BTNI: Tensor,
+        start_BT: Tensor | None,
+        h_BNH: Tensor | None,
+        loss: Callable[[Tensor], tuple[Tensor, Tensor]],
+    ) -> Tensor:
+        """Add a loss's gradient to the parameters'.
+
+        Args:
+            x_BTNI, start_BT, h_BNH: as `forward`; the latter two None where there is no GRU.
+            loss: from the outputs, values and the gradient (B, T, N, .) of what shall become smaller.
+
+        Returns:
+            The loss's values.
+        """
+        if self.core is None and kernels.usable(x_BTNI):
+            return self.body.learn(x_BTNI, loss)
+        if self.core is None:
+            y = self.body(x_BTNI)
+        else:
+            assert start_BT is not None
+            assert h_BNH is not None
+            y = self(x_BTNI, start_BT, h_BNH)[0]
+        values, dy = loss(y.detach())
+        torch.autograd.backward(y, dy)
+        return values

@@ -13,6 +13,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from marl.nets import kernels
+from marl.policy import kernels as native
+
 BETA = 0.99999  # released code
 _WEIGHT_FLOOR, _VARIANCE_FLOOR = 1e-5, 1e-2  # released code
 
@@ -29,12 +32,19 @@ class ValueNorm(nn.Module):
 
     def update(self, returns: Tensor, mask: Tensor) -> None:
         """Take in the returns where mask is True (any shape)."""
-        chosen = returns[mask].to(torch.float64)
-        if chosen.numel():
-            new = torch.stack([chosen.mean(), chosen.square().mean(), chosen.new_ones(())])
-            self.statistics.lerp_(new, 1.0 - BETA)
+        if kernels.usable(returns):
+            new, count = native.moments(returns, mask).split((2, 1))
+        else:
+            chosen = returns[mask].to(torch.float64)
+            count = chosen.new_tensor([chosen.numel()])
+            new = torch.stack([chosen.mean(), chosen.square().mean()])
+        if count:
+            self.statistics.lerp_(torch.cat([new, torch.ones_like(count)]), 1.0 - BETA)
 
-    def _moments(self) -> tuple[float, float]:
+    def moments(self) -> tuple[float, float]:
+        """Mean and deviation of returns; 0 and 1 where values are not normalised."""
+        if not self.enabled:
+            return 0.0, 1.0
         mean, square, weight = self.statistics.tolist()
         weight = max(weight, _WEIGHT_FLOOR)
         mean, square = mean / weight, square / weight
@@ -42,14 +52,10 @@ class ValueNorm(nn.Module):
 
     def normalise(self, returns: Tensor) -> Tensor:
         """(R - mean) / deviation."""
-        if not self.enabled:
-            return returns
-        mean, deviation = self._moments()
+        mean, deviation = self.moments()
         return (returns - mean) / deviation
 
     def restore(self, values: Tensor) -> Tensor:
         """The inverse of `normalise`."""
-        if not self.enabled:
-            return values
-        mean, deviation = self._moments()
+        mean, deviation = self.moments()
         return values * deviation + mean

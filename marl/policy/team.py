@@ -16,47 +16,47 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marl.errors import MarlError
+from marl.errors import MarlError, NonFiniteError
 from marl.nets import Optimiser, agent_inputs, kernels, load_tensors, tensors_of
 from marl.policy.chunks import cut, minibatches, states_before
 from marl.policy.config import PolicyConfig
-from marl.policy.losses import entropy, masked_mean, policy_loss, value_loss
+from marl.policy import kernels as native
+from marl.policy.heads import make_head
+from marl.policy.losses import masked_mean, value_loss
 from marl.policy.network import SequenceNet
 from marl.policy.normalise import ValueNorm
 from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 
-_NEVER = -1e10  # logit of an unavailable action; Yu et al.
+_METRICS = ("policy_loss", "entropy", "kl", "value_loss", "actor_grad_norm", "critic_grad_norm")
 
 
 class PolicyTeam:
-    """PPO with generalised advantages, value normalisation and recurrent networks.
+    """PPO with generalised advantages, value normalisation and recurrent or feed-forward networks.
 
     DEVIATION: a truncated episode's last value is bootstrapped; the code of Yu et al. treats the step limit
     as an end. DEVIATION: log-probabilities, values and states of a rollout are computed again at its first
     epoch instead of stored while acting; they are the same numbers.
     CHOICE: a chunk holds all agents of its env, where the released code shuffles agents apart: the same
-    for one minibatch, which it uses nearly everywhere.
+    for one minibatch, which it uses nearly everywhere. Without a GRU every filled entry is a chunk of its own.
 
     Args:
-        spec: the world; Discrete actions and a team or per-agent reward.
+        spec: the world; Discrete or Box actions and a team or per-agent reward.
         config: hyper-parameters.
         central: the critic sees the state beside the agent's observation, or the observation alone.
         rng: source of the initial weights.
         device: where networks live and batches arrive.
 
     Raises:
-        MarlError: the world's actions are not discrete, or its reward is a vector.
+        MarlError: the world mixes discrete and continuous actions, or its reward is a vector.
     """
 
-    extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored beside actions
+    extras_spec: dict[str, FieldSpec]
 
     def __init__(
         self, spec: EnvSpec, config: PolicyConfig, *, central: bool, rng: Rng, device: torch.device
     ) -> None:
-        if not spec.discrete:
-            raise MarlError(f"env={spec.name} has continuous actions: this team needs discrete ones")
         if spec.reward == "vector":
             raise MarlError(f"env={spec.name} has a vector reward: this team needs a scalar one")
         self.spec, self.config, self.central, self.device = spec, config, central, device
@@ -64,6 +64,9 @@ class PolicyTeam:
         seen = spec.obs_size + spec.state_size * central
         generator = rng.torch("init")
         self.actor = self._network(generator, spec.obs_size, spec.n_actions, head_gain=0.01)
+        self.policy = make_head(spec, share=config.share).to(device)
+        self.actor.policy = self.policy  # its parameters, if it has any, learn with the actor's
+        self.extras_spec = self.policy.extras_spec
         self.critic = self._network(generator, seen, 1, head_gain=1.0)
         self.norm = ValueNorm(enabled=config.normalise_values).to(device)
         self.optimisers = {
@@ -73,6 +76,7 @@ class PolicyTeam:
                 learning_rate=config.learning_rate,
                 eps=config.optimiser_eps,
                 max_grad_norm=config.max_grad_norm,
+                native=True,
             )
             for name, module in (("actor", self.actor), ("critic", self.critic))
         }
@@ -86,6 +90,8 @@ class PolicyTeam:
             outputs,
             hidden=c.hidden,
             recurrent=c.recurrent,
+            activation=c.activation,
+            layer_norm=c.layer_norm,
             copies=None if c.share else N,
             head_gain=head_gain,
             generator=generator,
@@ -101,18 +107,18 @@ class PolicyTeam:
     def act(
         self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
     ) -> Act:
-        """Sample from the policy if explore > 0, else take its likeliest action."""
-        logits_BNA, actor_BNH = self.actor.step(self._actor_inputs(ts.obs_BNO), carry["actor_BNH"])
-        logits_BNA = logits_BNA.masked_fill(~ts.avail_BNA, _NEVER)
-        actions_BN = sample(logits_BNA, rng) if explore > 0 else logits_BNA.argmax(-1)
+        """Sample from the policy if explore > 0, else take its likeliest action (a Gaussian's mean)."""
+        outputs_BNA, actor_BNH = self.actor.step(self._actor_inputs(ts.obs_BNO), carry["actor_BNH"])
+        actions_BN, extras = self.policy.act(outputs_BNA, ts, rng, explore=explore > 0)
         critic_BNH = carry["critic_BNH"]
         if self.config.recurrent:  # acting needs no values, but learning the states before its chunks
             seen_BNI = self._critic_inputs(ts.obs_BNO, ts.state_BS, ts.alive_BN)
             critic_BNH = self.critic.step(seen_BNI, critic_BNH)[1]
-        return Act(actions_BN=actions_BN, carry={"actor_BNH": actor_BNH, "critic_BNH": critic_BNH})
+        carry = {"actor_BNH": actor_BNH, "critic_BNH": critic_BNH}
+        return Act(actions_BN=actions_BN, carry=carry, extras=extras)
 
     def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
-        """Logits of all actions, available or not."""
+        """Logits of all actions, available or not; a Gaussian's means in units of the Box."""
         return self.actor.step(self._actor_inputs(ts.obs_BNO), carry["actor_BNH"])[0]
 
     def _actor_inputs(self, obs: Tensor) -> Tensor:
@@ -134,54 +140,62 @@ class PolicyTeam:
         """All epochs of PPO on one rollout.
 
         Raises:
-            NonFiniteError: a loss or gradient is NaN or infinite; the steps before it were made.
+            NonFiniteError: a loss or gradient is NaN or infinite; everything is as before the update.
         """
-        sums: dict[str, Tensor] = {}
-        with kernels.alone():
-            chunks = self._chunks(batch)
-            count = len(chunks["mask"])
-            steps = 0
-            for epoch in range(self.config.epochs):
-                order_X = rng.fold(epoch).bits(count)[0].argsort()
-                for part in minibatches(chunks, order_X, self.config.minibatches):
-                    for name, value in self._learn(part).items():
-                        sums[name] = sums.get(name, torch.zeros(())) + value.detach()
-                    steps += 1
+        before = self.state_dict()
+        try:
+            with kernels.alone():
+                metrics = self._epochs(batch, rng)
+        except NonFiniteError:
+            self.load_state_dict(before)
+            raise
         self.updates += 1
-        metrics = {name: value / steps for name, value in sums.items()}
         return metrics | {"loss": metrics["policy_loss"] + metrics["value_loss"]}
+
+    def _epochs(self, batch: Batch, rng: Stream) -> dict[str, Tensor]:
+        """Means of the metrics over all steps."""
+        chunks = self._chunks(batch)
+        count = len(chunks["mask"])
+        steps = []
+        for epoch in range(self.config.epochs):
+            order_X = rng.fold(epoch).bits(count)[0].argsort()
+            steps += [self._learn(x) for x in minibatches(chunks, order_X, self.config.minibatches)]
+        return dict(zip(_METRICS, torch.stack(steps).mean(0).unbind(), strict=True))
 
     @torch.no_grad()
     def _chunks(self, batch: Batch) -> dict[str, Tensor]:
-        """Everything that the epochs need, computed once with the policy that acted; (X, L, ...)."""
+        """Everything that the epochs need, computed once with the policy that acted; (X, L, ...).
+
+        Without a GRU: the filled entries, (X, 1, ...), and no states.
+        """
         c, start_BT = self.config, batch.start_BT
-        inputs = {
-            "actor": self._actor_inputs(batch.obs_BTNO),
-            "critic": self._critic_inputs(batch.obs_BTNO, batch.state_BTS, batch.alive_BTN),
-        }
-        first = {name: batch.extras[f"carry.{name}_BNH"] for name in inputs}
-        logits_BTNA, actor_BTNH = self.actor(inputs["actor"], start_BT, first["actor"])
-        value_BTN1, critic_BTNH = self.critic(inputs["critic"], start_BT, first["critic"])
+        inputs = {"actor": self._actor_inputs(batch.obs_BTNO)}
+        if self.central:
+            inputs["critic"] = self._critic_inputs(batch.obs_BTNO, batch.state_BTS, batch.alive_BTN)
+        seen = inputs.get("critic", inputs["actor"])
+        first = {name: batch.extras[f"carry.{name}_BNH"] for name in ("actor", "critic")}
+        outputs_BTNA, actor_BTNH = self.actor(inputs["actor"], start_BT, first["actor"])
+        value_BTN1, critic_BTNH = self.critic(seen, start_BT, first["critic"])
         value_BTN = self.norm.restore(value_BTN1.squeeze(-1))
         filled_BTN = batch.filled_BT[..., None].expand_as(value_BTN)
         return_BTN = lambda_returns(
             self._reward(batch), value_BTN, batch.terminated_BT, batch.filled_BT, gamma=c.gamma, trace=c.trace
         )
         live_BTN = filled_BTN & batch.alive_BTN
-        advantage_BTN = _standardise(return_BTN - value_BTN, live_BTN)
+        stored = self.policy.stored(batch)
         per_entry = {
-            "actor": inputs["actor"],
-            "critic": inputs["critic"],
-            "start": start_BT,
-            "avail": batch.avail_BTNA,
-            "actions": batch.actions_BTN,
-            "log_prob": _taken(_log_probs(logits_BTNA, batch.avail_BTNA), batch.actions_BTN),
+            **inputs,
+            **stored,
+            "log_prob": self.policy.log_prob(outputs_BTNA, stored),
             "value": value_BTN1.squeeze(-1),
             "return": return_BTN,
-            "advantage": advantage_BTN,
+            "advantage": _standardise(return_BTN - value_BTN, live_BTN),
             "mask": filled_BTN,
             "live": live_BTN,
         }
+        if not c.recurrent:
+            return {name: value[batch.filled_BT][:, None] for name, value in per_entry.items()}
+        per_entry["start"] = start_BT
         L = c.chunk or start_BT.shape[1]
         states = {"actor": actor_BTNH, "critic": critic_BTNH}
         chunks = {name: cut(value, L) for name, value in per_entry.items()}
@@ -189,29 +203,35 @@ class PolicyTeam:
             chunks[f"{name}_state"] = states_before(h_BTNH, first[name], L)
         return chunks
 
-    def _learn(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One step of actor and critic on a minibatch of chunks."""
-        c = self.config
-        logits = self.actor(x["actor"], x["start"], x["actor_state"])[0]
-        log_probs = _log_probs(logits, x["avail"])
-        taken = _taken(log_probs, x["actions"])
-        spread = masked_mean(entropy(log_probs), x["live"])
-        gain = policy_loss(taken, x["log_prob"], x["advantage"], x["live"], clip=c.clip)
-        actor_norm = self.optimisers["actor"].step(gain - c.entropy * spread, "policy loss")
+    def _learn(self, x: dict[str, Tensor]) -> Tensor:
+        """One step of actor and critic on a minibatch of chunks; `_METRICS`."""
+        c, start, steps = self.config, x.get("start"), self.optimisers
+
+        def of_policy(outputs: Tensor) -> tuple[Tensor, Tensor]:
+            return self.policy.loss(outputs, x, clip=c.clip, weight=c.entropy)
+
+        policy_3 = self.actor.learn(x["actor"], start, x.get("actor_state"), of_policy)
+        norms = [steps["actor"].apply(policy_3.sum(), "policy loss")]
         self.norm.update(x["return"], x["mask"])
-        target = self.norm.normalise(x["return"])
-        value = self.critic(x["critic"], x["start"], x["critic_state"])[0].squeeze(-1)
-        error = value_loss(value, x["value"], target, x["mask"], clip=c.clip, huber=c.huber)
-        critic_norm = self.optimisers["critic"].step(error, "value loss")
-        change = masked_mean(x["log_prob"] - taken, x["live"])
-        return {
-            "policy_loss": gain,
-            "value_loss": error,
-            "entropy": spread,
-            "kl": change,
-            "actor_grad_norm": actor_norm,
-            "critic_grad_norm": critic_norm,
-        }
+        seen = x.get("critic", x["actor"])
+        value = self.critic.learn(seen, start, x.get("critic_state"), lambda v: self._value_loss(v, x))
+        norms.append(steps["critic"].apply(value, "value loss"))
+        return torch.cat((policy_3, torch.stack((value, *norms))))
+
+    def _value_loss(self, value_BTN1: Tensor, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The critic's loss and its gradient, (..., 1)."""
+        c, value = self.config, value_BTN1.squeeze(-1)
+        limits = {"clip": c.clip, "huber": c.huber}
+        if kernels.usable(value):
+            rest = x["value"], x["return"], x["mask"]
+            loss, gradient = native.value_loss(value, *rest, moments=self.norm.moments(), **limits)
+            return loss, gradient[..., None]
+        with torch.enable_grad():
+            value = value.detach().requires_grad_()
+            target = self.norm.normalise(x["return"])
+            loss = value_loss(value, x["value"], target, x["mask"], **limits)
+        (gradient,) = torch.autograd.grad(loss, value)
+        return loss.detach(), gradient[..., None]
 
     def _reward(self, batch: Batch) -> Tensor:
         """Rewards (B, T, N): every agent's own, or the team's for all."""
@@ -251,25 +271,6 @@ class PolicyTeam:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.updates = int(state["counters"]["updates"])
-
-
-def sample(logits_BNA: Tensor, rng: Stream) -> Tensor:
-    """Actions (B, N) drawn from softmax(logits): the largest of logits plus Gumbel noise.
-
-    One random number of the row's stream per agent and action. (A running sum of probabilities would
-    need one per agent, but its CUDA form is not deterministic.)
-    """
-    # A zero, one draw in 2^24, would put its action below the unavailable ones: half a step above it instead.
-    u_BNA = rng.uniform(*logits_BNA.shape[1:]).clamp(min=2.0**-25)
-    return (logits_BNA - (-u_BNA.log()).log()).argmax(-1)
-
-
-def _log_probs(logits: Tensor, avail: Tensor) -> Tensor:
-    return logits.masked_fill(~avail, _NEVER).log_softmax(-1)
-
-
-def _taken(log_probs: Tensor, actions: Tensor) -> Tensor:
-    return log_probs.gather(-1, actions[..., None]).squeeze(-1)
 
 
 def _standardise(x: Tensor, mask: Tensor) -> Tensor:

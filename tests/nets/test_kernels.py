@@ -253,5 +253,5 @@ def test_a_compiler_or_cache_that_does_not_work_is_a_sentence(monkeypatch, tmp_p
 def test_alone_gives_the_kernels_torchs_threads():
     with _threads(2):
         with kernels.alone():
-            assert (torch.get_num_threads(), kernels._threads()) == (1, 2)
-        assert (torch.get_num_threads(), kernels._threads()) == (2, 2)
+            assert (torch.get_num_threads(), kernels.threads()) == (1, 2)
+        assert (torch.get_num_threads(), kernels.threads()) == (2, 2)

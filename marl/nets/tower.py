@@ -1,0 +1,178 @@
+"""Layers one above the other: [LayerNorm] - linear - activation, again and again, then [LayerNorm].
+
+The native form takes a block of rows through all stages while it lies in the processor's cache; the torch
+form below is its reference.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.autograd.function import once_differentiable
+
+from marl.nets import kernels
+from marl.nets.linear import linear
+
+Activation = Literal["relu", "tanh"]
+_CODES = {None: 0, "relu": 1, "tanh": 2}  # marl/native/tower.cpp
+
+
+class LayerNorm(nn.Module):
+    """LayerNorm over the last dimension, with one scale and shift for all agents or one each.
+
+    Args:
+        size: features.
+        copies: None for one set of weights, or the number of agents.
+    """
+
+    def __init__(self, size: int, copies: int | None) -> None:
+        super().__init__()
+        shape = (size,) if copies is None else (copies, size)
+        self.weight, self.bias = nn.Parameter(torch.ones(shape)), nn.Parameter(torch.zeros(shape))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.layer_norm(x, x.shape[-1:]) * self.weight + self.bias
+
+
+class Tower(nn.Module):
+    """Linear layers, each after a LayerNorm if asked; weights orthogonal, biases zero.
+
+    Args:
+        sizes: features from input to output, at least two numbers.
+        activations: of every layer; None for none.
+        gains: of the orthogonal weights of every layer.
+        norm: a LayerNorm before every layer.
+        norm_after: one more after the last.
+        copies: None for one set of weights, or the number of agents (the dimension before the last).
+        generator: source of the initial weights.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        *,
+        activations: Sequence[Activation | None],
+        gains: Sequence[float],
+        norm: bool,
+        norm_after: bool = False,
+        copies: int | None,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        self.activations = tuple(activations)
+        self.layers = nn.ModuleList(
+            linear(a, b, generator=generator, copies=copies, gain=gain)
+            for (a, b), gain in zip(pairwise(sizes), gains, strict=True)
+        )
+        self.norms = nn.ModuleList(LayerNorm(size, copies) for size in sizes[:-1] if norm)
+        self.after = LayerNorm(sizes[-1], copies) if norm_after else None
+        plan = [(int(norm), b, _CODES[a]) for b, a in zip(sizes[1:], self.activations, strict=True)]
+        self._plan = torch.tensor(plan, dtype=torch.int64)  # norm, outputs, activation of every layer
+        self._width = sum(sizes[1:])
+        order = (
+            [m for pair in zip(self.norms, self.layers, strict=True) for m in pair] if norm else self.layers
+        )
+        modules: list[Any] = [*order, *([] if self.after is None else [self.after])]
+        self._order = [
+            p for module in modules for p in (module.weight, module.bias)
+        ]  # as the native form has it
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Args: x: (..., sizes[0]). Returns: (..., sizes[-1])."""
+        if not kernels.usable(x):
+            return self.torch_form(x)
+        if torch.is_grad_enabled():
+            return _Native.apply(x, self._plan, self.after is not None, *self._order)
+        return _forward(x.contiguous(), self._plan, self.after is not None, self._order, None)
+
+    def torch_form(self, x: Tensor) -> Tensor:
+        """The torch form: the reference of the native one, and what other devices run."""
+        norms: list[Any] = list(self.norms) or [None] * len(self.layers)
+        for norm, layer, activation in zip(norms, self.layers, self.activations, strict=True):
+            x = layer(x if norm is None else norm(x))
+            x = x if activation is None else torch.relu(x) if activation == "relu" else torch.tanh(x)
+        return x if self.after is None else self.after(x)
+
+    @torch.no_grad()
+    def learn(self, x: Tensor, loss: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
+        """Add a loss's gradient to the parameters' without a graph, which costs more than a small step's work.
+
+        Args:
+            x: constant, one that the native form serves, (..., sizes[0]).
+            loss: from the outputs, values of any kind and the gradient (..., sizes[-1]).
+
+        Returns:
+            The loss's values.
+        """
+        x, after = x.contiguous(), self.after is not None
+        saved = x.new_empty(x.shape[:-1].numel() * self._width)
+        values, dy = loss(_forward(x, self._plan, after, self._order, saved))
+        for p in self._order:
+            p.grad = torch.zeros_like(p) if p.grad is None else p.grad
+        gradients = [p.grad for p in self._order if p.grad is not None]
+        _backward(x, self._plan, after, self._order, saved, dy, None, gradients, add=True)
+        return values
+
+
+def _pointers(tensors: Sequence[Tensor]) -> kernels.Pointers:
+    return (ctypes.c_void_p * len(tensors))(*[t.data_ptr() for t in tensors])
+
+
+def _sizes(x: Tensor, plan: Tensor, parameters: Sequence[Tensor]) -> tuple[int, int, int, int]:
+    """Rows, copies of the weights, inputs, stages."""
+    copies = 1 if parameters[-1].dim() == 1 else parameters[-1].shape[0]
+    return x.shape[:-1].numel() // copies, copies, x.shape[-1], len(plan)
+
+
+def _forward(
+    x: Tensor, plan: Tensor, after: bool, parameters: Sequence[Tensor], saved: Tensor | None
+) -> Tensor:
+    y = x.new_empty(*x.shape[:-1], parameters[-1].shape[-1])
+    arguments = plan, int(after), x, _pointers(parameters), saved, y, kernels.threads()
+    kernels.call("marl_tower_forward", *_sizes(x, plan, parameters), *arguments)
+    return y
+
+
+def _backward(
+    x: Tensor,
+    plan: Tensor,
+    after: bool,
+    parameters: Sequence[Tensor],
+    saved: Tensor,
+    dy: Tensor,
+    dx: Tensor | None,
+    gradients: Sequence[Tensor],
+    *,
+    add: bool,
+) -> None:
+    """Write the parameters' gradients, or add to them."""
+    arrays = x, _pointers(parameters), saved, dy.contiguous(), dx, _pointers(gradients)
+    sizes = _sizes(x, plan, parameters)
+    kernels.call("marl_tower_backward", *sizes, plan, int(after), *arrays, int(add), kernels.threads())
+
+
+class _Native(Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, plan: Tensor, after: bool, *parameters: Tensor) -> Tensor:
+        x = x.contiguous()
+        saved = x.new_empty(x.shape[:-1].numel() * sum(plan[:, 1].tolist()))
+        y = _forward(x, plan, after, parameters, saved)
+        ctx.save_for_backward(x, plan, saved, *parameters)
+        ctx.after = after
+        return y
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
+        x, plan, saved, *parameters = ctx.saved_tensors
+        dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
+        gradients = [torch.empty_like(p) for p in parameters]
+        _backward(x, plan, ctx.after, parameters, saved, dy, dx, gradients, add=False)
+        return dx, None, None, *gradients
