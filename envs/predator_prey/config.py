@@ -42,8 +42,8 @@ class Config:
     """A hunt with its options; fields that are None take the level's value."""
 
     level: Literal["easy", "medium", "hard"] = "easy"  # which of LEVELS
-    # What a predator on the prey earns per step: mixed 0, cooperative 0.05 n, competitive 0.05 / n, with n of them
-    # there. IC3Net's code; mixed is its default and the only mode that ends early.
+    # What a predator on the prey earns per step: mixed 0, cooperative 0.05 n, competitive 0.05 / n, with n of
+    # them there. IC3Net's code; mixed is its default and the only mode that ends early.
     mode: Literal["mixed", "cooperative", "competitive"] = "mixed"
     n_agents: int | None = None  # N >= 1, and N + 1 <= size^2; None: 3, 5, 10
     size: int | None = None  # cells per side D >= 2; None: 5, 10, 20

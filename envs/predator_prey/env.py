@@ -12,8 +12,8 @@ cell or stays; the grid's edge stops it, other predators do not. Who has reached
 it does. Then come rewards and observations (observe.py).
 
 What a learner must know:
-* A predator on the prey is still alive and may take any action; none has an effect. As in IC3Net's code, whose
-  predators stay in the loss and, in the mode cooperative, go on earning.
+* A predator on the prey is still alive and may take any action; none has an effect. As in IC3Net's code,
+  whose predators stay in the loss and, in the mode cooperative, go on earning.
 * In the mode mixed the episode terminates once all are on the prey. CHOICE: the limit truncates, since no
   predator sees the clock; IC3Net's returns end there.
 * Success: all predators are on the prey at the last step. IC3Net's code counts none in the mode
@@ -108,7 +108,7 @@ class PredatorPrey:
         N = self.level.n_agents
         keys_BC = Stream(key_B).fold(episode_B).fold("cells").bits(self.tables.cells)
         cells_BM = keys_BC.topk(N + 1, 1).indices  # the first N + 1 of a random order
-        return cells_BM[:, :N], cells_BM[:, N]
+        return cells_BM[:, :N].contiguous(), cells_BM[:, N].contiguous()
 
     def step(self, actions_BN: Tensor) -> TimeStep:
         """One step of every env. Args: actions_BN: int64 in 0 .. 4 (up, right, down, left, stay)."""

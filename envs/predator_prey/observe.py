@@ -3,7 +3,7 @@
 | symbol | name here | meaning |
 |---|---|---|
 | D, C | size, cells | cells per side, and in all |
-| v, W | vision, near_CW | W = (2v+1)^2 cells of a window, row by row; cell C of a table stands for "outside" |
+| v, W | vision, near_CW | W = (2v+1)^2 cells of a window, row by row; cell C of a table is "outside" |
 | V | features | D^2 + 4 features of one window cell |
 
 One window cell: one-hot of its number 0 .. D^2 - 1 (index D^2 is never set; D^2 + 1 means outside), then the
@@ -87,14 +87,15 @@ class Tables:
 
     def observe(self, cell_BN: Tensor, prey_B: Tensor) -> Tensor:
         """Observations, float32 (B, N, O), of predators and prey in these cells."""
-        count_BC = torch.zeros(len(cell_BN), self.cells + 1, device=cell_BN.device)
+        B, N = cell_BN.shape
+        count_BC = torch.zeros(B, self.cells + 1, device=cell_BN.device)
         count_BC.scatter_add_(1, cell_BN, torch.ones_like(cell_BN, dtype=torch.float32))
-        near_BNW = self.near_CW[cell_BN]
-        obs_BNWV = self.obs_CO[cell_BN].unflatten(-1, (-1, self.features))
-        obs_BNWV[..., self.cells + PREY] = near_BNW == prey_B[:, None, None]
-        seen_BF = count_BC.gather(1, near_BNW.flatten(1))
-        obs_BNWV[..., self.cells + PREDATORS] = seen_BF.view(near_BNW.shape)
-        return obs_BNWV.flatten(2)
+        own_K = cell_BN.reshape(-1)  # index_select: much faster than obs_CO[cell_BN] on the CPU
+        near_BX = self.near_CW.index_select(0, own_K).view(B, -1)  # X = N W
+        obs_BXV = self.obs_CO.index_select(0, own_K).view(B, -1, self.features)
+        obs_BXV[..., self.cells + PREY] = near_BX == prey_B[:, None]
+        obs_BXV[..., self.cells + PREDATORS] = count_BC.gather(1, near_BX)
+        return obs_BXV.view(B, N, -1)
 
     def state(self, cell_BN: Tensor, prey_B: Tensor, on_BN: Tensor) -> Tensor:
         """States, float32 (B, 3 N + 2)."""
