@@ -12,11 +12,6 @@ namespace {
 // From this many worlds on some episode ends in nearly every step, and final_* is filled while rows are in cache.
 constexpr int64_t kManyWorlds = 256;
 
-struct Lanes {  // which worlds a group holds
-  int64_t first;
-  int count;
-};
-
 // `fresh`: the group holds no constants yet; those of fixed teams are the same in all worlds.
 void load(const World& w, const State& s, Lanes lanes, Group& g, bool fresh) {
   const int n = w.n_allies, units = n + w.n_enemies;
@@ -156,25 +151,7 @@ Verdict judge(const World& w, const Group& g, const vf* before, int l) {
   return v;
 }
 
-// Copy feature-major rows of some lanes to a world-major tensor of `width` features, a square at a time.
-// `rows` is padded to whole squares.
-void write_rows(const vf* rows, int width, Lanes lanes, uint32_t which, float* out) {
-  vf square[L];
-  float* first = out + lanes.first * width;
-  const auto each = [which](const auto& copy) {
-    for (uint32_t left = which; left; left &= left - 1) copy(__builtin_ctz(left));
-  };
-  int f = 0;
-  for (; f + L <= width; f += L) {
-    transpose(rows + f, square);
-    each([&](int l) { std::memcpy(first + l * width + f, &square[l], sizeof(vf)); });
-  }
-  if (f == width) return;
-  transpose(rows + f, square);
-  each([&](int l) { std::memcpy(first + l * width + f, &square[l], sizeof(float) * (width - f)); });
-}
-
-// The same for masks, which become bytes.
+// As marl::write_rows, for masks, which become bytes.
 void write_masks(const vi* rows, int width, Lanes lanes, uint32_t which, uint8_t* out) {
   vf square[L];
   for (int f = 0; f < width; f += L) {
@@ -209,8 +186,6 @@ void copy_finals(const World& w, const Out& o, int64_t b) {
   std::memcpy(o.final_state + b * state, o.state + b * state, state * sizeof(float));
   std::memcpy(o.final_avail + b * avail, o.avail + b * avail, avail);
 }
-
-uint32_t all_of(Lanes lanes) { return (1u << lanes.count) - 1u; }
 
 // One step of a group; returns the lanes whose episode ended. `copy_now`: fill final_* of the others at once.
 uint32_t step_group(const World& w, const State& state, const Out& o, const int64_t* actions, Lanes lanes, Group& g,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 
 import numpy as np
@@ -16,7 +15,7 @@ from marl.envs.battle.native import Native
 from marl.envs.battle.rules import TorchForm
 from marl.envs.battle.units import UNITS
 from marl.errors import MarlError, require
-from marl.native import NoCompiler
+from marl.native import native_form
 from marl.rng import Rng
 from marl.types import TimeStep
 
@@ -44,27 +43,15 @@ class Battle:
         self.unit_names = tuple(unit.name for unit in UNITS)
         self.unit_radius = torch.tensor([unit.radius for unit in UNITS], device=device)
         self.state = self._empty_state()
-        self._native = self._find_native()
+        self._native = native_form(
+            config.form, device, lambda: Native(config, self.tables, self.spec.obs_size)
+        )
+        if self._native:
+            self._native.bind(self.state)
         self._torch = TorchForm(config, self.tables, device)
         self._shape = (num_envs, self.map.n_allies)
         units = self.map.n_allies + self.map.n_enemies
         self.threads = max(1, min(threads, num_envs // 16, num_envs * units * units // _WORK_PER_THREAD))
-
-    def _find_native(self) -> Native | None:
-        form = self.config.form
-        if form == "torch" or (form == "auto" and self.device.type != "cpu"):
-            return None
-        if self.device.type != "cpu":
-            raise MarlError(f"form='native' cannot run on {self.device}: give device=cpu or form=torch")
-        try:
-            native = Native(self.config, self.tables, self.spec.obs_size)
-        except NoCompiler as error:
-            if form == "native":
-                raise MarlError(f"form='native' cannot be used: {error}") from error
-            logging.getLogger(__name__).warning("%s", error)
-            return None
-        native.bind(self.state)
-        return native
 
     def _empty_state(self) -> dict[str, Tensor]:
         rows, n, units = self.num_envs, self.map.n_allies, self.map.n_allies + self.map.n_enemies

@@ -6,6 +6,9 @@
 
 namespace battle {
 
+using marl::all_of, marl::any, marl::bits_of, marl::gather, marl::L, marl::Lanes, marl::least, marl::most, marl::pick,
+    marl::root, marl::splat, marl::transpose, marl::vf, marl::vi, marl::write_rows;
+
 constexpr int kMaxUnits = 72;  // 2c_vs_64zg has 66
 constexpr int kTypes = 10;     // rows of units.UNITS
 constexpr int kSize = 32;      // maps.SIZE

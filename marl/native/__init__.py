@@ -10,12 +10,19 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
+
+import torch
+
+from marl.errors import MarlError
 
 # -ffp-contract=off keeps a*b+c two roundings, as in the torch form: equality to the last bits matters
 # more for worlds than the few per cent of a fused multiply-add.
@@ -24,6 +31,8 @@ STRICT = ("-O3", "-march=native", "-std=c++17", "-fPIC", "-shared", "-pthread", 
 # must stop a run, and linked into a library it flushes denormals to zero in the whole process.
 FAST = (*STRICT[:-1], "-ffp-contract=fast", "-fno-math-errno", "-fno-trapping-math")
 
+
+T = TypeVar("T")
 
 _SLOWER = "the slower torch form is used"
 
@@ -49,6 +58,30 @@ def _machine() -> str:
     except OSError:
         pass
     return f"{platform.machine()} {platform.processor()}"
+
+
+def native_form(form: str, device: torch.device, make: Callable[[], T]) -> T | None:
+    """The C++ form of a world, or None where the torch form shall run.
+
+    Args:
+        form: "auto" (C++ on the CPU where it can be built, torch elsewhere), "torch" or "native".
+        device: of the world's tensors.
+        make: builds the C++ form; may raise NoCompiler.
+
+    Raises:
+        MarlError: form is "native", and it cannot be had.
+    """
+    if form == "torch" or (form == "auto" and device.type != "cpu"):
+        return None
+    if device.type != "cpu":
+        raise MarlError(f"form='native' cannot run on {device}: give device=cpu or form=torch")
+    try:
+        return make()
+    except NoCompiler as error:
+        if form == "native":
+            raise MarlError(f"form='native' cannot be used: {error}") from error
+        logging.getLogger(__name__).warning("%s", error)
+        return None
 
 
 @functools.cache

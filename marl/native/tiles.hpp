@@ -42,7 +42,7 @@ inline Vec exp(Vec x) {
   p = p * r + 5.0000001201e-1f;
   p = p * r * r + r + 1.0f;
   VecInt bits = (__builtin_convertvector(k, VecInt) + 127) << 23;
-  return p * reinterpret_cast<Vec&>(bits);
+  return p * (Vec)bits;
 }
 inline Vec sigmoid(Vec x) { return 1.0f / (1.0f + exp(-x)); }
 inline Vec tanh(Vec x) { return 2.0f / (1.0f + exp(-2.0f * x)) - 1.0f; }

@@ -3,24 +3,19 @@
 // depend on how many there are. Vector extensions of GCC and Clang; intrinsics where those fall short.
 #pragma once
 #include <cstdint>
+#include <cstring>
 #if defined(__SSE2__)
 #include <immintrin.h>
 #endif
 
-namespace battle {
+#include "tiles.hpp"
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-constexpr int L = 16;  // worlds in a group
-#elif defined(__AVX2__)
-constexpr int L = 8;
-#else
-constexpr int L = 4;
-#endif
+namespace marl {
 
-typedef float vf __attribute__((vector_size(4 * L)));
-typedef int32_t vi __attribute__((vector_size(4 * L)));  // also masks: -1 true, 0 false
+constexpr int L = kLanes;  // worlds in a group
+typedef Vec vf;
+typedef VecInt vi;  // also masks: -1 true, 0 false
 
-inline vf splat(float v) { return v - vf{}; }
 inline vi splat(int32_t v) { return v - vi{}; }
 inline vf pick(vi mask, vf a, vf b) { return mask ? a : b; }
 inline vi pick(vi mask, vi a, vi b) { return mask ? a : b; }
@@ -29,8 +24,8 @@ inline vf most(vf a, vf b) { return a > b ? a : b; }
 
 // Bit l set where lane l of the mask is true.
 inline uint32_t bits_of(vi mask) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
-  return _mm512_movepi32_mask((__m512i)mask);
+#if defined(__AVX512F__)
+  return _mm512_test_epi32_mask((__m512i)mask, (__m512i)mask);
 #elif defined(__AVX2__)
   return static_cast<uint32_t>(_mm256_movemask_ps((__m256)mask));
 #elif defined(__SSE2__)
@@ -45,7 +40,7 @@ inline uint32_t bits_of(vi mask) {
 inline bool any(vi mask) { return bits_of(mask) != 0; }
 
 inline vf root(vf a) {
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__AVX512F__)
   return (vf)_mm512_maskz_sqrt_ps(0xFFFF, (__m512)a);
 #elif defined(__AVX2__)
   return (vf)_mm256_sqrt_ps((__m256)a);
@@ -85,7 +80,7 @@ inline void transpose(const vf* in, vf* out) {
 // rows[index[l]][l] for every lane; index must be valid.
 inline vf gather(const vf* rows, vi index) {
   const float* base = reinterpret_cast<const float*>(rows);
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__AVX512F__)
   const vi lane = {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15};
   return (vf)_mm512_mask_i32gather_ps(_mm512_setzero_ps(), 0xFFFF, (__m512i)(index * L + lane), base, 4);
 #else
@@ -95,4 +90,34 @@ inline vf gather(const vf* rows, vi index) {
 #endif
 }
 
-}  // namespace battle
+struct Lanes {  // which worlds a group holds
+  int64_t first;
+  int count;
+};
+
+inline uint32_t all_of(Lanes lanes) { return (1u << lanes.count) - 1u; }
+
+// Copy feature-major rows of some lanes to a world-major tensor of `width` features, a square at a time; the last
+// square overlaps the one before. Fewer features than lanes: `rows` is padded to a whole square.
+inline void write_rows(const vf* rows, int width, Lanes lanes, uint32_t which, float* out) {
+  vf square[L];
+  float* first = out + lanes.first * width;
+  if (width < L) {
+    transpose(rows, square);
+    for (uint32_t left = which; left; left &= left - 1) {
+      const int l = __builtin_ctz(left);
+      std::memcpy(first + l * width, &square[l], sizeof(float) * width);
+    }
+    return;
+  }
+  for (int f = 0;; f = f + 2 * L <= width ? f + L : width - L) {
+    transpose(rows + f, square);
+    for (uint32_t left = which; left; left &= left - 1) {
+      const int l = __builtin_ctz(left);
+      store(first + l * width + f, square[l]);
+    }
+    if (f == width - L) return;
+  }
+}
+
+}  // namespace marl
