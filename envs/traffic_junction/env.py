@@ -9,20 +9,20 @@
 | r_i | agent_reward_BN | alive_i * (-0.01 tau_i - 10 [car i shares its cell]) |
 
 A step: cars move (gas 0 advances one cell, brake 1 stays; gas on the last cell leaves the grid and pays
-nothing), then cars arrive, then rewards and observations follow. An arrival takes a random free slot and a random
-route of its point; there are none once all slots are taken. An occupied entry is no obstacle to it, and cars
-survive crashes. An episode always lasts `limit` steps; it is a success when no step of it saw a crash.
+nothing), then cars arrive, then rewards and observations follow. An arrival takes a random free slot and a
+random route of its point; there are none once all slots are taken. An occupied entry is no obstacle to it,
+and cars survive crashes. An episode always lasts `limit` steps; it is a success when no step saw a crash.
 
 What a learner must know:
 * A slot without a car is not alive, observes zeros and can only take gas, which does nothing. All slots are
   present throughout. At an episode's start there is no car at all.
-* The step on which a car leaves belongs to it: it is alive at its start and not after it. A new car may arrive in
-  the same slot in the same step; `info["left"]` (B, N) tells. Recurrent states are of slots.
+* The step on which a car leaves belongs to it: it is alive at its start and not after it. A new car may
+  arrive in the same slot in the same step; `info["left"]` (B, N) tells. Recurrent states are of slots.
 * The reward of a car that arrives onto another one falls into the step before its first action.
 * CHOICE: the limit truncates, since no car sees the clock. IC3Net's returns end there.
 
-`info`: success (bool, of the episode so far; valid where done), crashes (cars on shared cells, summed over the
-episode's steps), throughput (cars that got through), arrival_rate (p), left (above).
+`info`: success (bool, of the episode so far; valid where done), crashes (cars on shared cells, summed over
+the episode's steps), throughput (cars that got through), arrival_rate (p), left (above).
 
 Reference: Sukhbaatar, Szlam, Fergus, "Learning Multiagent Communication with Backpropagation", NeurIPS 2016;
 the step, its order and its rewards follow the released code of IC3Net (see geometry.py).
@@ -110,9 +110,8 @@ class TrafficJunction:
         self._stream = Stream(self.key_B).fold(self.episode_B)
         everywhere_B = torch.ones_like(self.key_B, dtype=torch.bool)
         self._begin(everywhere_B)
-        return self._timestep(
-            self._look(), ~everywhere_B, torch.zeros_like(self.alive_BN, dtype=torch.float32)
-        )
+        nothing_BN = torch.zeros_like(self.alive_BN, dtype=torch.float32)
+        return self._timestep(self._look(), ~everywhere_B, nothing_BN)
 
     def _begin(self, where_B: Tensor) -> None:
         """An episode's start: no car anywhere."""
@@ -146,11 +145,8 @@ class TrafficJunction:
             self._begin(done_B)
             now = self._look()
         ts = self._timestep(now, done_B, reward_BN)
-        ts.final_obs_BNO, ts.final_state_BS, ts.final_avail_BNA = (
-            final.obs_BNO,
-            final.state_BS,
-            final.avail_BNA,
-        )
+        ts.final_obs_BNO, ts.final_state_BS = final.obs_BNO, final.state_BS
+        ts.final_avail_BNA = final.avail_BNA
         ts.info = info
         return ts
 
@@ -168,7 +164,7 @@ class TrafficJunction:
             setattr(self, f"{name}_BN", value_BN * alive_BN)
 
     def _arrive(self, rate_B: Tensor) -> None:
-        """New cars: the k-th arrival of a step takes the k-th free slot of a random order, while there is one."""
+        """New cars: the k-th of a step takes the k-th free slot of a random order, while there is one."""
         P, N, K = len(self.level.points), self.level.cars, self.roads.per_point
         bits_BX = self._stream.fold(self.t_B).bits(P + 2 * N)
         come_BP, order_BN, choice_BN = bits_BX.split((P, N, N), 1)

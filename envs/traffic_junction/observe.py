@@ -7,8 +7,8 @@
 | C | count_BC | road cells; entry C of a table with C + 1 rows is "nowhere": the place of who is not there |
 
 Observation, zeros for a slot without a car: last action (1 braked), route / (R - 1), W x V window.
-State: for every slot alive, row, column, route, way covered, wait, last action, each in [0, 1] and zero without
-a car; then the cars on every road cell. CHOICE: the papers have no central critic.
+State: for every slot alive, row, column, route, way covered, wait, last action, each in [0, 1] and zero
+without a car; then the cars on every road cell. CHOICE: the papers have no central critic.
 """
 
 from __future__ import annotations
