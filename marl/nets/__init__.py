@@ -8,10 +8,11 @@ from marl.nets.inputs import agent_inputs
 from marl.nets.linear import Linear, linear
 from marl.nets.mlp import MLP
 from marl.nets.optimise import Optimiser, load_tensors, tensors_of
-from marl.nets.recurrent import GRU
+from marl.nets.recurrent import GRU, LSTM
 
 __all__ = [
     "GRU",
+    "LSTM",
     "MLP",
     "FlatParameters",
     "Linear",

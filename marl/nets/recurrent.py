@@ -9,6 +9,10 @@
 GRU (Cho et al. 2014 in the form of cuDNN and torch.nn.GRUCell):
 r = sigma(W_ir x + b_ir + W_hr h + b_hr), z = sigma(W_iz x + b_iz + W_hz h + b_hz),
 n = tanh(W_in x + b_in + r * (W_hn h + b_hn)), h' = (1 - z) * n + z * h.
+
+LSTM (Hochreiter and Schmidhuber 1997 with forget gates, in the form of torch.nn.LSTMCell):
+i, f, o = sigma(W_i. x + b_i. + W_h. h + b_h.), g = tanh(W_ig x + b_ig + W_hg h + b_hg),
+c' = f * c + i * g, h' = o * tanh(c').
 """
 
 from __future__ import annotations
@@ -104,3 +108,37 @@ def _cell(gates_BNG: Tensor, recurrent: Linear, h_BNH: Tensor) -> Tensor:
     r, z = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
     n = torch.tanh(i_n + r * hn)
     return n + z * (h_BNH - n)
+
+
+class LSTM(nn.Module):
+    """Long short-term memory, one entry at a time; gate order i, f, g, o as in torch.
+
+    A cell alone: what stands between two entries (messages of others) is the caller's loop.
+    CHOICE: weights and biases are uniform on +-1/sqrt(H), the default of torch.nn.LSTMCell (IC3Net's code).
+
+    Args: as of `GRU`.
+    """
+
+    def __init__(
+        self,
+        inputs: int,
+        hidden: int,
+        *,
+        generator: torch.Generator,
+        copies: int | None = None,
+        sparsity: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.hidden = hidden
+        self.input = linear(inputs, 4 * hidden, generator=generator, copies=copies, sparsity=sparsity)
+        self.recurrent = linear(hidden, 4 * hidden, generator=generator, copies=copies, sparsity=sparsity)
+        bound = hidden**-0.5
+        for p in self.parameters():
+            nn.init.uniform_(p, -bound, bound, generator=generator)
+
+    def step(self, x_BNI: Tensor, h_BNH: Tensor, c_BNH: Tensor) -> tuple[Tensor, Tensor]:
+        """(h', c') after one entry, each (B, N, H); differentiable in all three."""
+        gates_BNG = self.input(x_BNI) + self.recurrent(h_BNH)
+        i, f, g, o = gates_BNG.chunk(4, -1)
+        c_BNH = torch.sigmoid(f) * c_BNH + torch.sigmoid(i) * torch.tanh(g)
+        return torch.sigmoid(o) * torch.tanh(c_BNH), c_BNH

@@ -1,0 +1,101 @@
+"""What an agent makes of the messages that reached it.
+
+| symbol | name here | meaning |
+|---|---|---|
+| h_j | h_BNH | state of agent j |
+| m_i | returned | what agent i takes in, before the layer C |
+| p_ij | delivered_BNN | j's message reached i (receiver first); its gate g_j is within |
+| k_j, v_j | in the message | signature and value of sender j (TarMAC, eq. 2) |
+| q_i, alpha_ij | q_BNK, alpha_BNN | query of receiver i, and its attention to j (eq. 3) |
+
+References: Sukhbaatar et al., "Learning Multiagent Communication with Backpropagation" (CommNet), NeurIPS 2016;
+Das et al., "TarMAC: Targeted Multi-Agent Communication", ICML 2019.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+
+from marl.nets import linear
+
+
+class Aggregate(Protocol):
+    """A module: what is said, and what is made of it."""
+
+    size: int  # features of m_i
+
+    def message(self, h_BNH: Tensor) -> Tensor:
+        """What every agent would send, (B, N, M)."""
+        ...
+
+    def __call__(
+        self, h_BNH: Tensor, said_BNM: Tensor, received_BNNM: Tensor, delivered_BNN: Tensor, alive_BN: Tensor
+    ) -> Tensor:
+        """m (B, N, size): zeros where an agent is not alive, or heard nobody.
+
+        Args:
+            h_BNH: states of the receivers.
+            said_BNM: what each would send; an agent needs no link to hear itself.
+            received_BNNM: (receiver, sender), 0 where nothing was delivered.
+            delivered_BNN: bool.
+            alive_BN: bool.
+        """
+        ...
+
+
+class Mean(nn.Module):
+    """m_i = sum_{j != i} p_ij h_j / (alive - 1).
+
+    As in the released code of IC3Net the sum is divided by the number that could talk, not by the number that
+    did: one talker among many is faint.
+
+    Args: hidden: H.
+    """
+
+    def __init__(self, hidden: int) -> None:
+        super().__init__()
+        self.size = hidden
+
+    def message(self, h_BNH: Tensor) -> Tensor:
+        return h_BNH
+
+    def forward(
+        self, h_BNH: Tensor, said_BNM: Tensor, received_BNNM: Tensor, delivered_BNN: Tensor, alive_BN: Tensor
+    ) -> Tensor:
+        others_B = (alive_BN.sum(-1) - 1).clamp(min=1)
+        share_BN = alive_BN / others_B[:, None]
+        return received_BNNM.sum(2) * share_BN[..., None]
+
+
+class Attention(nn.Module):
+    """m_i = sum_j alpha_ij v_j, alpha_i = softmax_j(q_i . k_j / sqrt(K)) over itself and whom it heard.
+
+    Args:
+        hidden: H.
+        signature: features K of signatures and queries.
+        value: features of values.
+        generator: source of the initial weights.
+    """
+
+    def __init__(self, hidden: int, *, signature: int, value: int, generator: torch.Generator) -> None:
+        super().__init__()
+        self.signature, self.size = signature, value
+        self.say = linear(hidden, signature + value, generator=generator)
+        self.query = linear(hidden, signature, generator=generator)
+
+    def message(self, h_BNH: Tensor) -> Tensor:
+        said: Tensor = self.say(h_BNH)
+        return said
+
+    def forward(
+        self, h_BNH: Tensor, said_BNM: Tensor, received_BNNM: Tensor, delivered_BNN: Tensor, alive_BN: Tensor
+    ) -> Tensor:
+        self_NN = torch.eye(h_BNH.shape[1], dtype=torch.bool, device=h_BNH.device)
+        heard_BNNM = torch.where(self_NN[..., None], said_BNM[:, None], received_BNNM)
+        k_BNNK, v_BNNV = heard_BNNM.split((self.signature, self.size), -1)
+        scores_BNN = (k_BNNK * self.query(h_BNH)[:, :, None]).sum(-1) * self.signature**-0.5
+        alpha_BNN = scores_BNN.masked_fill(~(delivered_BNN | self_NN), -torch.inf).softmax(-1)
+        return (alpha_BNN[..., None] * v_BNNV).sum(2) * alive_BN[..., None]

@@ -1,0 +1,317 @@
+"""A team whose members talk: acts through a link, learns by replaying which messages arrived.
+
+| symbol | name here | meaning |
+|---|---|---|
+| h, c | h_BNH, c_BNH | state of every agent's LSTM |
+| g_t | gate | sampled at entry t; lets the agent talk at entry t + 1; 0 before an episode's first |
+| p_ij | delivered | j's message reached i (receiver first), per round; stored while acting |
+| pi(a, g), V | log_prob, value | joint probability of action and gate; value; both per agent |
+| G | return | target of the value: marl/comm/losses.py |
+
+A silent agent still receives: the gate belongs to the sender alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marl.channel import PerfectLink
+from marl.comm.aggregate import Aggregate
+from marl.comm.config import CommConfig
+from marl.comm.losses import departures, own_returns, reinforce_loss
+from marl.comm.network import CommNetwork, Outputs
+from marl.errors import MarlError
+from marl.nets import Optimiser, kernels, load_tensors, tensors_of
+from marl.policy.chunks import cut, minibatches, states_before
+from marl.policy.heads import sample
+from marl.policy.losses import entropy, masked_mean, policy_loss, value_loss
+from marl.policy.normalise import ValueNorm
+from marl.returns import lambda_returns
+from marl.rng import Rng, Stream
+from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
+
+_NEVER = -1e10  # logit of an unavailable action, as in marl/policy
+
+
+class CommTeam:
+    """Agents that share one network and exchange messages at every step.
+
+    CHOICE: a rollout that ends in mid-episode is bootstrapped by the value; IC3Net's batches hold whole episodes.
+    CHOICE: at an entry without an action (an episode's last observation), where nothing was sent, values take
+    every message that would have been sent as delivered.
+
+    Args:
+        spec: the world; Discrete actions and a team or per-agent reward.
+        config: hyper-parameters.
+        gated: agents learn when to talk; else they always do.
+        make_aggregate: makes what turns messages into one vector, from a generator of weights.
+        rng: source of the initial weights.
+        device: where the network lives and batches arrive.
+
+    Raises:
+        MarlError: the world's actions are not discrete, or its reward is a vector.
+    """
+
+    def __init__(
+        self,
+        spec: EnvSpec,
+        config: CommConfig,
+        *,
+        gated: bool,
+        make_aggregate: Callable[[torch.Generator], Aggregate],
+        rng: Rng,
+        device: torch.device,
+    ) -> None:
+        if not spec.discrete:
+            raise MarlError(f"env={spec.name} has continuous actions: this team needs discrete ones")
+        if spec.reward == "vector":
+            raise MarlError(f"env={spec.name} has a vector reward: this team needs a scalar one")
+        self.spec, self.config, self.gated, self.device = spec, config, gated, device
+        self.chosen, self.updates = config.chosen, 0
+        self.network = CommNetwork(
+            spec.obs_size,
+            spec.n_actions,
+            hidden=config.hidden,
+            rounds=config.rounds,
+            recurrent=config.recurrent,
+            gated=gated,
+            make_aggregate=make_aggregate,
+            generator=rng.torch("init"),
+        ).to(device)
+        ppo = config.learner == "ppo"
+        self.norm = ValueNorm(enabled=ppo and config.normalise_values).to(device)
+        self.optimiser = Optimiser(
+            self.network,
+            kind=self.chosen["optimiser"],
+            learning_rate=self.chosen["learning_rate"],
+            eps=self.chosen["optimiser_eps"],
+            alpha=config.rmsprop_alpha,
+            max_grad_norm=self.chosen["max_grad_norm"],
+        )
+        N = spec.n_agents
+        self.extras_spec = {
+            "delivered": FieldSpec(shape=(config.rounds, N, N), dtype=torch.bool),
+            "left": FieldSpec(shape=(N,), dtype=torch.bool),  # whoever was in this slot before is gone
+        }
+        if gated:
+            self.extras_spec["gate"] = FieldSpec(shape=(N,), dtype=torch.bool)
+
+    # Acting
+
+    def initial_carry(self, rows: int) -> Carry:
+        N, H = self.spec.n_agents, self.config.hidden
+        carry = {}
+        if self.config.recurrent:
+            carry = {name: torch.zeros(rows, N, H, device=self.device) for name in ("h_BNH", "c_BNH")}
+        if self.gated:
+            carry["gate_BN"] = torch.zeros(rows, N, dtype=torch.bool, device=self.device)
+        return carry
+
+    @torch.no_grad()
+    def act(
+        self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
+    ) -> Act:
+        """Sample action and gate if explore > 0, else take the likeliest."""
+        (h_BNH, c_BNH), delivered, carry = self._listen(ts, carry, link or PerfectLink(self.device))
+        out = self.network.outputs(h_BNH)
+        logits_BNA = out.logits.masked_fill(~ts.avail_BNA, _NEVER)
+        actions_BN = sample(logits_BNA, rng) if explore > 0 else logits_BNA.argmax(-1)
+        left_BN = ts.info.get("left", torch.zeros_like(ts.alive_BN))
+        extras = {"delivered": torch.stack(delivered, 1), "left": left_BN}
+        if self.config.recurrent:
+            carry = carry | {"h_BNH": h_BNH, "c_BNH": c_BNH}
+        if out.gate is not None:
+            gate_BN = sample(out.gate, rng.fold("gate")) if explore > 0 else out.gate.argmax(-1)
+            carry = carry | {"gate_BN": gate_BN.bool()}
+            extras["gate"] = gate_BN.bool()
+        return Act(actions_BN=actions_BN, carry=carry, extras=extras)
+
+    def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
+        """Logits of all actions, available or not, with every message delivered."""
+        state, _, _ = self._listen(ts, carry, PerfectLink(self.device))
+        return self.network.outputs(state[0]).logits
+
+    def _listen(
+        self, ts: TimeStep, carry: Carry, link: Link
+    ) -> tuple[tuple[Tensor, Tensor], list[Tensor], Carry]:
+        """One entry of the network through the link: (h, c), what arrived per round, the link's carry."""
+        wanted_BNN = self._wanted(ts.alive_BN, carry.get("gate_BN"))
+        delivered: list[Tensor] = []
+
+        def exchange(message_BNM: Tensor) -> tuple[Tensor, Tensor]:
+            nonlocal carry
+            received_BNNM, delivered_BNN, carry = link.send(message_BNM, wanted_BNN, carry)
+            delivered.append(delivered_BNN)
+            return received_BNNM, delivered_BNN
+
+        e_BNH = self.network.encode(ts.obs_BNO)
+        h_BNH, c_BNH = carry.get("h_BNH", e_BNH), carry.get("c_BNH", e_BNH)
+        return self.network.step(e_BNH, h_BNH, c_BNH, ts.alive_BN, exchange), delivered, carry
+
+    def _wanted(self, alive: Tensor, gate: Tensor | None) -> Tensor:
+        """Who would talk to whom, bool (..., receiver, sender): the living, if the sender's gate is open."""
+        if not self.config.messages:
+            return torch.zeros_like(alive)[..., None].expand(*alive.shape, alive.shape[-1])
+        talks = alive if gate is None else alive & gate
+        other_NN = ~torch.eye(alive.shape[-1], dtype=torch.bool, device=alive.device)
+        return talks[..., None, :] & alive[..., None] & other_NN
+
+    # Learning
+
+    def update(self, batch: Batch, *, rng: Stream) -> dict[str, Tensor]:
+        """One step of REINFORCE, or all epochs of PPO, on one rollout.
+
+        Raises:
+            NonFiniteError: a loss or gradient is NaN or infinite; the steps before it were made.
+        """
+        c, sums, steps = self.config, {}, 0
+        ppo = c.learner == "ppo"
+        with kernels.alone():
+            chunks = self._chunks(batch)
+            for epoch in range(c.epochs if ppo else 1):
+                order_X = rng.fold(epoch).bits(len(chunks["live"]))[0].argsort()
+                for part in minibatches(chunks, order_X, c.minibatches) if ppo else [chunks]:
+                    for name, value in (self._ppo(part) if ppo else self._reinforce(part)).items():
+                        sums[name] = sums.get(name, 0.0) + value.detach()
+                    steps += 1
+        self.updates += 1
+        pairs = (self._wanted(batch.alive_BTN, None) & batch.filled_BT[..., None, None]).sum()
+        talk = batch.extras["delivered"].float().mean(2).sum() / pairs.clamp(min=1)
+        return {name: value / steps for name, value in sums.items()} | {"talk": talk}
+
+    @torch.no_grad()
+    def _chunks(self, batch: Batch) -> dict[str, Tensor]:
+        """Everything that learning needs, computed once with the network that acted; (X, L, ...)."""
+        net, delivered_BTRNN = self.network, self._delivered(batch)
+        e_BTNH = net.encode(batch.obs_BTNO)
+        first = {name: batch.extras.get(f"carry.{name}_BNH", e_BTNH[:, 0]) for name in ("h", "c")}
+        states = net(e_BTNH, batch.start_BT, batch.alive_BTN, delivered_BTRNN, (first["h"], first["c"]))
+        out = net.outputs(states[0])
+        value_BTN = self.norm.restore(out.value)
+        return_BTN = self._returns(batch, value_BTN)
+        live_BTN = batch.alive_BTN & batch.filled_BT[..., None]
+        per_entry = {
+            "obs": batch.obs_BTNO,
+            "start": batch.start_BT,
+            "alive": batch.alive_BTN,
+            "delivered": delivered_BTRNN,
+            "avail": batch.avail_BTNA,
+            "actions": batch.actions_BTN,
+            "filled": batch.filled_BT,
+            "live": live_BTN,
+            "value": out.value,
+            "return": return_BTN,
+            "advantage": _standardise(return_BTN - value_BTN, live_BTN),
+        }
+        if "gate" in batch.extras:
+            per_entry["gate"] = batch.extras["gate"]
+        per_entry["log_prob"], _ = self._log_prob(out, per_entry)
+        L = self.config.chunk or batch.start_BT.shape[1]
+        chunks = {name: cut(value, L) for name, value in per_entry.items()}
+        for name, x_BTNH in zip(first, states, strict=True):
+            chunks[name] = states_before(x_BTNH, first[name], L)
+        return chunks
+
+    def _delivered(self, batch: Batch) -> Tensor:
+        """Which messages arrived (B, T, R, N, N): as acting stored them; wanted ones where nobody acted."""
+        gate_BTN = batch.extras.get("gate")
+        if gate_BTN is not None:  # the one that the entry before sampled
+            before_BTN = torch.cat([batch.extras["carry.gate_BN"][:, None], gate_BTN[:, :-1]], 1)
+            gate_BTN = before_BTN & ~batch.start_BT[..., None]
+        wanted_BTNN = self._wanted(batch.alive_BTN, gate_BTN)
+        stored_BTRNN = batch.extras["delivered"]
+        filled_BT111 = batch.filled_BT[..., None, None, None]
+        return torch.where(filled_BT111, stored_BTRNN, wanted_BTNN[:, :, None])
+
+    def _returns(self, batch: Batch, value_BTN: Tensor) -> Tensor:
+        """G of every agent, from its own reward and up to its own end, or from the team's."""
+        c, rest = self.chosen, {"gamma": self.chosen["gamma"], "trace": self.chosen["trace"]}
+        ended_BT = batch.terminated_BT | batch.truncated_BT if c["limit_ends"] else batch.terminated_BT
+        reward_BTN = batch.agent_reward_BTN
+        if reward_BTN is not None and self.config.own_rewards:
+            gone_BTN = departures(batch.alive_BTN, batch.extras["left"], batch.filled_BT)
+            return own_returns(reward_BTN, value_BTN, ended_BT[..., None] | gone_BTN, batch.filled_BT, **rest)
+        reward_BT = batch.reward_BT if reward_BTN is None else reward_BTN.mean(-1)
+        assert reward_BT is not None
+        return lambda_returns(
+            reward_BT[..., None].expand_as(value_BTN), value_BTN, ended_BT, batch.filled_BT, **rest
+        )
+
+    def _look(self, x: dict[str, Tensor]) -> Outputs:
+        """Heads of chunks, differentiable."""
+        e = self.network.encode(x["obs"])
+        h, _ = self.network(e, x["start"], x["alive"], x["delivered"], (x["h"], x["c"]))
+        return self.network.outputs(h)
+
+    def _log_prob(self, out: Outputs, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """log pi of the stored action and gate together, and the policy's entropy; (..., N)."""
+        log_probs = out.logits.masked_fill(~x["avail"], _NEVER).log_softmax(-1)
+        taken, spread = _taken(log_probs, x["actions"]), entropy(log_probs)
+        if out.gate is not None and self.config.messages:  # the mute twin's gate decides nothing
+            gates = out.gate.log_softmax(-1)
+            taken, spread = taken + _taken(gates, x["gate"].long()), spread + entropy(gates)
+        return taken, spread
+
+    def _reinforce(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One optimiser step on a whole rollout."""
+        out, live = self._look(x), x["live"]
+        log_prob, spread = self._log_prob(out, x)
+        steps = x["filled"].sum().clamp(min=1)
+        gain, error = reinforce_loss(log_prob, out.value, x["return"], live, steps)
+        bonus = torch.where(live, spread, 0.0).sum() / steps
+        return self._step(gain, error, bonus, masked_mean(spread, live))
+
+    def _ppo(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One optimiser step on a minibatch of chunks."""
+        c, out, live = self.config, self._look(x), x["live"]
+        log_prob, spread = self._log_prob(out, x)
+        gain = policy_loss(log_prob, x["log_prob"], x["advantage"], live, clip=c.clip)
+        self.norm.update(x["return"], live)
+        target = self.norm.normalise(x["return"])
+        error = value_loss(out.value, x["value"], target, live, clip=c.clip, huber=c.huber)
+        mean_entropy = masked_mean(spread, live)
+        metrics = self._step(gain, error, mean_entropy, mean_entropy)
+        return metrics | {"kl": masked_mean(x["log_prob"] - log_prob, live)}
+
+    def _step(self, gain: Tensor, error: Tensor, bonus: Tensor, spread: Tensor) -> dict[str, Tensor]:
+        loss = gain + self.chosen["value_weight"] * error - self.chosen["entropy"] * bonus
+        norm = self.optimiser.step(loss)
+        losses = {"loss": loss, "policy_loss": gain, "value_loss": error}
+        return losses | {"entropy": spread, "grad_norm": norm}
+
+    # Persistence
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, statistics, optimiser and counters: all that `update` and `act` depend on."""
+        return {
+            "networks": tensors_of(self.network),
+            "targets": tensors_of(self.norm),
+            "optimisers": {"network": self.optimiser.state_dict()},
+            "counters": {"updates": self.updates},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore, after which acting and learning go on bit for bit.
+
+        Raises:
+            MarlError: a tensor is missing, unknown or of another shape.
+        """
+        load_tensors(self.network, state["networks"], "networks")
+        load_tensors(self.norm, state["targets"], "value statistics")
+        self.optimiser.load_state_dict(state["optimisers"]["network"])
+        self.updates = int(state["counters"]["updates"])
+
+
+def _taken(log_probs: Tensor, actions: Tensor) -> Tensor:
+    return log_probs.gather(-1, actions[..., None]).squeeze(-1)
+
+
+def _standardise(x: Tensor, mask: Tensor) -> Tensor:
+    """Mean 0 and deviation 1 over the entries where mask is True; 0 elsewhere."""
+    mean = masked_mean(x, mask)
+    deviation = masked_mean((x - mean).square(), mask).sqrt()
+    return torch.where(mask, (x - mean) / (deviation + 1e-5), 0.0)  # 1e-5: as marl/policy
