@@ -13,6 +13,7 @@ COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
     "study": commands.study,
+    "doctor": commands.doctor,
 }
 
 

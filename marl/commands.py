@@ -6,6 +6,7 @@ Nothing heavy is imported before a command needs it: `marl --help` answers at on
 from __future__ import annotations
 
 import difflib
+import json
 import os
 import sys
 import textwrap
@@ -24,6 +25,7 @@ usage: marl <command> key=value ...
               marl train resume=runs/<run_id>              continue a run, bit for bit
   evaluate    marl evaluate run=runs/<run_id> episodes=320 measure a trained team
   study       marl study study.yaml                        run a grid of runs, resumable
+  doctor      marl doctor                                  what is installed, what is not, and how to get it
 
 'marl <command> --help' lists the settings of a command."""
 
@@ -58,6 +60,10 @@ _STUDY_HELP = """marl study <file.yaml> key=value ...: run a grid of runs, resum
   <key>=<value>    an override of every run
 
 {file}"""
+
+_DOCTOR_HELP = """marl doctor: every optional part, whether it can be used here, and how to get it
+
+  json=true        a list for machines"""
 
 
 def unknown_command(word: str, known: Iterable[str]) -> MarlError:
@@ -187,3 +193,21 @@ def study(words: Sequence[str]) -> None:
         if name in taken:
             given[name] = whole(name, taken[name], 1)
     runner.run(runner.from_file(Path(files[0]), rest, given))
+
+
+def doctor(words: Sequence[str]) -> None:
+    """`marl doctor`."""
+    if _wants_help(words, _DOCTOR_HELP):
+        return
+    taken, rest = take(words, ("json",))
+    if rest:
+        raise MarlError(f"{rest[0].split('=')[0]} is not a setting of marl doctor: use json=true")
+    if taken.get("json", "false") not in ("true", "false"):
+        raise FieldError("json", taken["json"], "give true or false")
+    from marl import doctor as clinic
+
+    rows = clinic.run()
+    if taken.get("json") == "true":
+        print(json.dumps(rows, indent=1))
+    else:
+        clinic.show(rows)
