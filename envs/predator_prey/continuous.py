@@ -13,10 +13,11 @@ physics, sizes, actions and reward are all CHOICE, in the numbers of MPE (mpe2.s
 | F | force_BN2 | 5 x direction: one of four or none, or the action itself, each component in [-1, 1] |
 | n | touching_B | predators with |p - q| < 0.125: touching discs of radius 0.075 and 0.05 |
 
-A step lasts 0.1: v <- 0.75 v + 0.1 F, p <- p + 0.1 v (velocity first). The walls clip p and stop the component
-of v that leads into them; predators pass through each other, so that all can be at the prey. Positions at the
-start are uniform in [-1, 1)^2, velocities zero. The team earns n / A per step. An episode is cut off after
-`limit` steps (truncated: nobody sees the clock). Success: at its last step `needed` predators touch the prey.
+A step lasts 0.1: v <- 0.75 v + 0.1 F, p <- p + 0.1 v (velocity first). The walls clip p and stop the
+component of v that leads into them; predators pass through each other, so that all can be at the prey.
+Positions at the start are uniform in [-1, 1)^2, velocities zero. The team earns n / A per step. An episode is
+cut off after `limit` steps (truncated: nobody sees the clock). Success: at its last step `needed` predators
+touch the prey.
 
 Observation of a predator: its velocity, prey - self, others - self in index order, their velocities minus its
 own. State: position and velocity of each predator, position of the prey. Actions: stay, left, right, down,

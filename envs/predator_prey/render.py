@@ -16,13 +16,8 @@ if TYPE_CHECKING:
 
 # Colours and sizes. CHOICE
 _PAPER, _GROUND, _LINES, _INK = (245, 243, 238), (232, 229, 220), (214, 210, 199), (40, 40, 48)
-_PREDATOR, _SEEN, _PREY, _CAUGHT, _WHITE = (
-    (62, 96, 168),
-    (198, 213, 237),
-    (206, 82, 62),
-    (84, 150, 92),
-    (255,) * 3,
-)
+_PREDATOR, _SEEN, _CAUGHT = (62, 96, 168), (198, 213, 237), (84, 150, 92)
+_PREY, _WHITE = (206, 82, 62), (255, 255, 255)
 _SIDE, _MARGIN, _HEADER = 480, 12, 34  # pixels: about the grid's side, its margin, the text above it
 
 
