@@ -1,8 +1,9 @@
 """Any PettingZoo ParallelEnv as a world: `env=pettingzoo env.target=package.module:factory`.
 
 Agents may have unequal observations and actions, and may die or join in an episode: how each is passed on
-stands in docs/foreign_environments.md. Reference: Terry et al., "PettingZoo: Gym for Multi-Agent Reinforcement
-Learning", NeurIPS 2021.
+stands in docs/foreign_environments.md.
+
+Reference: Terry et al., "PettingZoo: Gym for Multi-Agent Reinforcement Learning", NeurIPS 2021.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from marl.foreign.load import Kind
 
 @dataclass(kw_only=True)
 class Config(ForeignConfig):
-    """`target` is package.module:factory; factory(**kwargs) returns a pettingzoo.ParallelEnv."""
+    """`target` is package.module:factory, where factory(**kwargs) returns a ParallelEnv, or an id."""
 
     kind: ClassVar[Kind] = "pettingzoo"
 

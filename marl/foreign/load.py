@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import gymnasium
+import pettingzoo  # type: ignore[import-untyped]
 from pettingzoo.utils.env import AECEnv, ParallelEnv  # type: ignore[import-untyped]
 
 from marl.errors import FieldError
@@ -18,15 +19,15 @@ Kind = Literal["pettingzoo", "gymnasium"]
 _FACTORY = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 _MODULE_AND_ID = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(.+)")
 _TWO_WAYS = {
-    "pettingzoo": "write package.module:factory, where factory() returns a pettingzoo.ParallelEnv",
+    "pettingzoo": "write package.module:factory, where factory() returns a pettingzoo.ParallelEnv, or a "
+    "registered id such as butterfly/knights_archers_zombies-v11",
     "gymnasium": "write a registered id such as CartPole-v1, or package.module:factory",
 }
 
 
 def check_target(kind: Kind, target: str) -> None:
     """Refuse what cannot be a target, before anything is imported."""
-    good = _FACTORY.fullmatch(target) if kind == "pettingzoo" else target.strip() and " " not in target
-    if not good:
+    if not re.fullmatch(r"[^\s:]+(:[^\s:]+)?", target):
         raise FieldError("target", target, _TWO_WAYS[kind])
 
 
@@ -37,18 +38,26 @@ def open_env(kind: Kind, target: str, kwargs: Mapping[str, Any]) -> ParallelEnv[
         FieldError: the target does not import, is missing, or makes something else.
         Exception: whatever the factory itself raises.
     """
+    made = _factory(target)(**kwargs) if _FACTORY.fullmatch(target) else _registered(kind, target, kwargs)
     if kind == "pettingzoo":
-        return _checked_parallel(_factory(target)(**kwargs), target)
-    if _FACTORY.fullmatch(target):
-        return Single(_checked_single(_factory(target)(**kwargs), target))
+        return _checked_parallel(made, target)
+    return Single(_checked_single(made, target))
+
+
+def _registered(kind: Kind, target: str, kwargs: Mapping[str, Any]) -> Any:
+    """An environment by its id; of "module:id" the module, which registers it, is imported first."""
     plugin = _MODULE_AND_ID.fullmatch(target)
     if plugin:
         _module(plugin[1], target)
+    name = plugin[2] if plugin else target
     try:
-        made = gymnasium.make(plugin[2] if plugin else target, disable_env_checker=True, **kwargs)
-    except gymnasium.error.UnregisteredEnv as error:
+        if kind == "gymnasium":
+            return gymnasium.make(name, disable_env_checker=True, **kwargs)
+        return pettingzoo.make("parallel", name, **kwargs)
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("gymnasium", "pettingzoo"):
+            raise
         raise FieldError("env.target", target, f"{_sentence(error)}; {_TWO_WAYS[kind]}") from error
-    return Single(_checked_single(made, target))
 
 
 def _factory(target: str) -> Callable[..., Any]:
@@ -78,7 +87,7 @@ def _module(name: str, target: str) -> Any:
 
 
 def _sentence(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
 
 
 def _checked_parallel(made: Any, target: str) -> ParallelEnv[Any, Any, Any]:
