@@ -141,7 +141,9 @@ class Tape:
         if alive_BN is not None:
             self._alive_BN.copy_(alive_BN)
         self._new["bits"].copy_(pack_bits(self._bits_BK))
-        self._flat_R.index_copy_(0, self._base_B + self.at_B, self._record_BR)
+        # As words of eight bytes: torch copies element by element.
+        to, record = self._flat_R.view(torch.int64), self._record_BR.view(torch.int64)
+        to.index_copy_(0, self._base_B + self.at_B, record)
 
     def rewind(self) -> None:
         """Make the newest entry of every env its first; what was before is forgotten."""

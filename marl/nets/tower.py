@@ -75,7 +75,7 @@ class Tower(nn.Module):
         self.after = LayerNorm(sizes[-1], copies) if norm_after else None
         plan = [(int(norm), b, _CODES[a]) for b, a in zip(sizes[1:], self.activations, strict=True)]
         self._plan = torch.tensor(plan, dtype=torch.int64)  # norm, outputs, activation of every layer
-        self._width = sum(sizes[1:])
+        self._width, self._scratch = sum(sizes[1:]), torch.empty(0)
         order = (
             [m for pair in zip(self.norms, self.layers, strict=True) for m in pair] if norm else self.layers
         )
@@ -102,7 +102,7 @@ class Tower(nn.Module):
 
     @torch.no_grad()
     def learn(self, x: Tensor, loss: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:
-        """Add a loss's gradient to the parameters' without a graph, which costs more than a small step's work.
+        """Add a loss's gradient to the parameters' without autograd, which costs more than small layers.
 
         Args:
             x: constant, one that the native form serves, (..., sizes[0]).
@@ -112,7 +112,10 @@ class Tower(nn.Module):
             The loss's values.
         """
         x, after = x.contiguous(), self.after is not None
-        saved = x.new_empty(x.shape[:-1].numel() * self._width)
+        wanted = x.shape[:-1].numel() * self._width
+        if self._scratch.numel() < wanted:  # kept: fresh pages cost as much as the products that fill them
+            self._scratch = x.new_empty(wanted)
+        saved = self._scratch
         values, dy = loss(_forward(x, self._plan, after, self._order, saved))
         for p in self._order:
             p.grad = torch.zeros_like(p) if p.grad is None else p.grad

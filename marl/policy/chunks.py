@@ -33,4 +33,4 @@ def states_before(h_BTNH: Tensor, first_BNH: Tensor, length: int) -> Tensor:
 
 def minibatches(chunks: dict[str, Tensor], order_X: Tensor, count: int) -> list[dict[str, Tensor]]:
     """The chunks in this order, dealt into at most `count` parts of nearly equal size."""
-    return [{name: x[part] for name, x in chunks.items()} for part in order_X.chunk(count)]
+    return [{name: x.index_select(0, part) for name, x in chunks.items()} for part in order_X.chunk(count)]

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 from marl.errors import MarlError, NonFiniteError
 from marl.nets import Optimiser, agent_inputs, kernels, load_tensors, tensors_of
+from marl.policy import kernels as native
 from marl.policy.chunks import cut, minibatches, states_before
 from marl.policy.config import PolicyConfig
-from marl.policy import kernels as native
 from marl.policy.heads import make_head
 from marl.policy.losses import masked_mean, value_loss
 from marl.policy.network import SequenceNet
@@ -39,7 +39,7 @@ class PolicyTeam:
     as an end. DEVIATION: log-probabilities, values and states of a rollout are computed again at its first
     epoch instead of stored while acting; they are the same numbers.
     CHOICE: a chunk holds all agents of its env, where the released code shuffles agents apart: the same
-    for one minibatch, which it uses nearly everywhere. Without a GRU every filled entry is a chunk of its own.
+    for one minibatch, which it uses nearly everywhere. Without a GRU a chunk is one filled entry.
 
     Args:
         spec: the world; Discrete or Box actions and a team or per-agent reward.
