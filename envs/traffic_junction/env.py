@@ -174,8 +174,9 @@ class TrafficJunction:
         point_BN = (nth_BP[:, None] <= rank_BN[..., None]).sum(-1)  # whose arrival has this rank
         route_BN = point_BN * K + (_unit(choice_BN) * K).long()
         self.route_BN = torch.where(new_BN, route_BN, self.route_BN)
-        # DEVIATION: a new car's last action is gas; in IC3Net's code it is that of the slot's car before.
-        self.alive_BN = self.alive_BN | new_BN  # way, wait and last action of a free slot are zero already
+        # Way, wait and last action of a free slot are zero already. IC3Net's code keeps the last action of the
+        # slot's car before: the same, since a car leaves by gas.
+        self.alive_BN = self.alive_BN | new_BN
 
     def _look(self) -> _View:
         """Everything that can be seen of the present state."""
