@@ -30,8 +30,10 @@ _TIMEOUT_S = 60.0  # CHOICE: importing torch from a cold disk takes half of it
 _WORKERS = 4  # processes at a time; CHOICE
 _MARK = "marl-doctor:"  # before the answer, since packages print when they are imported
 # Folders that packages write to when they are imported; the child's lie in a temporary folder.
-_CACHES = ("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TRITON_CACHE_DIR")
-_CACHES += ("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "CUDA_CACHE_PATH")
+_CACHES = [
+    *("XDG_CACHE_HOME", "XDG_CONFIG_HOME", "XDG_DATA_HOME", "MPLCONFIGDIR", "TRITON_CACHE_DIR"),
+    *("WANDB_DIR", "WANDB_CACHE_DIR", "WANDB_CONFIG_DIR", "WANDB_DATA_DIR", "CUDA_CACHE_PATH"),
+]
 _SIMD = {"avx2": "AVX2", "avx512f": "AVX-512", "asimd": "NEON"}  # flags of /proc/cpuinfo
 
 
@@ -166,9 +168,7 @@ def _smac(part: Part) -> Finding:
 def _ffmpeg(part: Part) -> Finding:
     found = _imports(part)
     if found.state == "ok":
-        from imageio_ffmpeg import get_ffmpeg_exe
-
-        return Finding("ok", found.version, get_ffmpeg_exe())
+        return Finding("ok", found.version, importlib.import_module(part.module).get_ffmpeg_exe())
     return found
 
 
