@@ -18,6 +18,7 @@ from marl.types import Box, Discrete, EnvSpec, Slice, TimeStep
 
 ACTIONS = ("stay", "left", "right", "down", "up")
 _INF = float("inf")
+_WORK_PER_THREAD = 10_000  # pairs of agents of a step below which a second thread costs more than it saves
 
 
 class Navigation:
@@ -35,8 +36,9 @@ class Navigation:
     def __init__(self, config: Config, *, num_envs: int, device: torch.device, threads: int) -> None:
         require(num_envs >= 1, "num_envs", num_envs, "give at least 1")
         require(threads >= 1, "threads", threads, "give at least 1")
-        self.config, self.num_envs, self.device, self.threads = config, num_envs, device, threads
+        self.config, self.num_envs, self.device = config, num_envs, device
         self.spec = _spec(config)
+        self.threads = max(1, min(threads, num_envs * config.n_agents**2 // _WORK_PER_THREAD))
         B, N, discrete = num_envs, config.n_agents, config.actions == "discrete"
         real, whole = torch.float32, torch.int64
         shapes = {"pos_BN2": (B, N, 2), "vel_BN2": (B, N, 2), "landmark_BN2": (B, N, 2)}

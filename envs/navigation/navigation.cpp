@@ -269,9 +269,6 @@ int64_t step(const World& w, const State& s, const Out& o, const Actions* action
 // actions: int64 (B, N), or float32 (B, N, 5) when w->continuous.
 extern "C" int64_t navigation_step(const World* w, const State* s, const Out* o, const void* actions, int64_t envs,
                                    int threads) {
-  // Starting a second thread costs what this many operations cost.
-  const double n = w->agents, operations = static_cast<double>(envs) * (12 * n * n + 60 * n);
-  threads = marl::worthwhile(operations, threads);
   if (w->continuous) return step(*w, *s, *o, static_cast<const float*>(actions), envs, threads);
   return step(*w, *s, *o, static_cast<const int64_t*>(actions), envs, threads);
 }
