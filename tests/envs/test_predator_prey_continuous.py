@@ -158,6 +158,20 @@ def test_rows_do_not_depend_on_the_batch_and_states_go_on():
     assert few.episode_B.tolist() == [4] * 4
 
 
+def test_an_env_goes_on_alike_in_any_row():
+    """Rows taken out of a batch, in another order, play the same episodes as they would have in it."""
+    config, rows = Config(limit=9), torch.tensor([7, 2, 5, 0])
+    many, few = (config.build(num_envs=B, device=CPU) for B in (9, 4))
+    generator = torch.Generator().manual_seed(0)
+    many.reset(Rng(4))
+    few.load_state_dict({name: value[rows] for name, value in many.state_dict().items()})
+    for _ in range(40):
+        actions = torch.randint(5, (9, 4), generator=generator)
+        ts, other = many.step(actions), few.step(actions[rows])
+        for name, value in other.state_dict().items():
+            assert torch.equal(ts.state_dict()[name][rows], value), name
+
+
 def test_everything_is_made_on_the_device():
     """The meta device refuses to mix with the CPU, as a GPU would."""
     meta = torch.device("meta")
