@@ -3,8 +3,10 @@
 | symbol | name here | meaning |
 |---|---|---|
 | N | plan.agents | possible agents, in the order of `possible_agents` |
-| | alive_N | in `env.agents` now, and told neither termination nor truncation |
-| | present_N | has been alive in this episode |
+| | alive | in `env.agents` now, and told neither termination nor truncation |
+| | acted | alive before the step |
+
+Agents are handled as lists of their numbers: teams are small, and an array operation costs more than a loop.
 
 Episodes: one ends when nobody is alive. It terminated if every end of an agent was a termination; one that
 was truncated, or that our limit cut off, makes it truncated. (An agent told both counts as terminated.)
@@ -48,7 +50,10 @@ class Copy:
         self.whole = [plans.space_of(env, "observation", a) for a in self.ids]  # with the mask
         self.seen = [without_mask(space) for space in self.whole]
         self.action_spaces = [plans.space_of(env, "action", a) for a in self.ids]
-        self.alive_N = np.zeros(len(self.ids), np.bool_)
+        self.alive: list[int] = []
+        starts_N = np.arange(len(self.ids)) * plan.obs_size
+        own = [start + np.arange(a.features) for start, a in zip(starts_N, plan.agents, strict=True)]
+        self._own = np.concatenate(own)  # the agents' own features among all of a row
         self.cut_short = False  # an agent of this episode was truncated
 
     # Episodes
@@ -62,43 +67,50 @@ class Copy:
             raise EnvError("reset() must return two dicts, observations and infos")
         self._same_spaces()
         self.cut_short = False
-        self.alive_N = self._in_play()
-        if not self.alive_N.any():
+        self.alive = self._in_play()
+        if not self.alive:
             raise EnvError("reset() left env.agents empty")
-        blocks.alive_BN[b] = blocks.present_BN[b] = self.alive_N
+        blocks.present_BN[b] = False
+        self._mark_alive()
         rows = blocks.obs_BNO[b], blocks.state_BS[b], blocks.avail_BNA[b]
-        self._look(said[0], said[1], self.alive_N, rows)
+        self._look(said[0], said[1], self.alive, rows)
 
     def step(self) -> None:
         """One step with the actions of row `index`; where the episode ends, reset at once."""
-        b, blocks, acted_N = self.index, self.blocks, self.alive_N
-        actions = {self.ids[i]: self._action(i) for i in np.flatnonzero(acted_N).tolist()}
+        b, blocks, acted = self.index, self.blocks, self.alive
+        actions = {self.ids[i]: self._action(i) for i in acted}
         blocks.t_B[b] += 1
         observations, rewards, *ends, infos = self._checked_step(self.env.step(actions))
-        blocks.acted_BN[b] = acted_N
-        self._pay(rewards, acted_N)
-        over_N, truncated_N = self._ended(ends[0], ends[1], acted_N)
-        self.alive_N = self._in_play() & ~over_N
-        left = acted_N & ~over_N & ~self.alive_N
-        if left.any():
+        blocks.acted_BN[b] = blocks.alive_BN[b]
+        self._pay(rewards, acted)
+        over, truncated = self._ended(ends[0], ends[1], acted)
+        self.alive = [i for i in self._in_play() if i not in over]
+        left = [i for i in acted if i not in over and i not in self.alive]
+        if left:
             raise EnvError(
-                f"agent {self._name(left)} left env.agents with neither termination nor truncation"
+                f"agent {str(self.ids[left[0]])!r} left env.agents with neither termination nor truncation"
             )
-        self.cut_short |= bool(truncated_N.any())
-        finished = not self.alive_N.any()
+        self.cut_short |= bool(truncated)
+        finished = not self.alive
         cut = not finished and bool(blocks.t_B[b] >= self.limit)
         blocks.truncated_B[b] = cut or (finished and self.cut_short)
         blocks.terminated_B[b] = finished and not self.cut_short
-        blocks.alive_BN[b], blocks.present_BN[b] = self.alive_N, blocks.present_BN[b] | self.alive_N
+        self._mark_alive()
         if not (finished or cut):
             rows = blocks.obs_BNO[b], blocks.state_BS[b], blocks.avail_BNA[b]
-            self._look(observations, infos, self.alive_N, rows)
+            self._look(observations, infos, self.alive, rows)
             return
-        shown_N = acted_N if blocks.terminated_B[b] else self.alive_N | truncated_N
+        shown = acted if blocks.terminated_B[b] else self.alive + truncated
         rows = blocks.final_obs_BNO[b], blocks.final_state_BS[b], blocks.final_avail_BNA[b]
-        self._look(observations, infos, shown_N, rows)
+        self._look(observations, infos, shown, rows)
         blocks.episode_B[b] += 1
         self.reset()
+
+    def _mark_alive(self) -> None:
+        alive_N, present_N = self.blocks.alive_BN[self.index], self.blocks.present_BN[self.index]
+        alive_N[:] = False
+        alive_N[self.alive] = True
+        present_N |= alive_N
 
     # What goes in
 
@@ -122,11 +134,11 @@ class Copy:
                 )
         return said
 
-    def _pay(self, rewards: Mapping[Any, Any], acted_N: np.ndarray) -> None:
+    def _pay(self, rewards: Mapping[Any, Any], acted: list[int]) -> None:
         """Rewards of all that are named; agents that acted must be."""
         row_N = self.blocks.reward_BN[self.index]
         row_N[:] = 0.0
-        for i in np.flatnonzero(acted_N).tolist():
+        for i in acted:
             if self.ids[i] not in rewards:
                 raise EnvError(f"agent {str(self.ids[i])!r} acted and got no reward")
         for agent, reward in rewards.items():
@@ -135,31 +147,32 @@ class Copy:
             row_N[self.number[agent]] = number(reward, f"the reward of agent {str(agent)!r}")
 
     def _ended(
-        self, terminations: Mapping[Any, Any], truncations: Mapping[Any, Any], acted_N: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
+        self, terminations: Mapping[Any, Any], truncations: Mapping[Any, Any], acted: list[int]
+    ) -> tuple[list[int], list[int]]:
         """Agents that ended in this step, and those of them that were truncated alone."""
-        over_N, truncated_N = np.zeros_like(acted_N), np.zeros_like(acted_N)
-        for i in np.flatnonzero(acted_N).tolist():
+        over: list[int] = []
+        truncated: list[int] = []
+        for i in acted:
             agent = self.ids[i]
             if agent not in terminations or agent not in truncations:
                 raise EnvError(f"agent {str(agent)!r} acted and got no termination or no truncation")
-            over_N[i] = terminations[agent] or truncations[agent]
-            truncated_N[i] = truncations[agent] and not terminations[agent]
-        return over_N, truncated_N
+            if terminations[agent] or truncations[agent]:
+                over.append(i)
+            if truncations[agent] and not terminations[agent]:
+                truncated.append(i)
+        return over, truncated
 
-    def _in_play(self) -> np.ndarray:
-        out_N = np.zeros(len(self.ids), np.bool_)
+    def _in_play(self) -> list[int]:
         for agent in self.env.agents:
             if agent not in self.number:
                 raise EnvError(f"env.agents has {str(agent)!r}, who is not in possible_agents")
-            out_N[self.number[agent]] = True
-        return out_N
+        return [self.number[agent] for agent in self.env.agents]
 
     def _look(
         self,
         observations: Mapping[Any, Any],
         infos: Mapping[Any, Any],
-        shown_N: np.ndarray,
+        shown: list[int],
         rows: tuple[np.ndarray, np.ndarray, np.ndarray],
     ) -> None:
         """Write observation, state and availability of the agents shown; zeros and action 0 for others."""
@@ -167,7 +180,7 @@ class Copy:
         obs_NO[:] = 0.0
         avail_NA[:] = False
         avail_NA[:, 0] = True
-        for i in np.flatnonzero(shown_N).tolist():
+        for i in shown:
             agent, own = self.ids[i], self.plan.agents[i]
             if agent not in observations:
                 raise EnvError(f"agent {str(agent)!r} is in play and got no observation")
@@ -188,14 +201,13 @@ class Copy:
             what = f"the action_mask of agent {own.name!r}"
             raise EnvError(f"{what} has shape {mask_A.shape}: it has {own.actions} actions")
         allowed_A = mask_A.astype(np.bool_)
-        if not allowed_A.any() and self.alive_N[i]:
+        if not allowed_A.any() and i in self.alive:
             raise EnvError(f"the action_mask of agent {own.name!r} allows no action")
         return allowed_A if allowed_A.any() else ~allowed_A
 
     def _state(self, state_S: np.ndarray, obs_NO: np.ndarray) -> None:
         if not self.plan.state:
-            own = zip(obs_NO, self.plan.agents, strict=True)
-            np.concatenate([obs_O[: agent.features] for obs_O, agent in own], out=state_S)
+            state_S[:] = obs_NO.reshape(-1)[self._own]
             return
         value = plans.state_of(self.env)
         if value.shape != state_S.shape:
@@ -213,6 +225,3 @@ class Copy:
                         f"the {kind}_space of agent {str(agent)!r} has changed from {old} to {new}: "
                         "it must stay the same in all episodes"
                     )
-
-    def _name(self, mask_N: np.ndarray) -> str:
-        return repr(str(self.ids[int(np.flatnonzero(mask_N)[0])]))
