@@ -21,7 +21,7 @@ Reference: Terry et al., "PettingZoo: Gym for Multi-Agent Reinforcement Learning
 from __future__ import annotations
 
 import secrets
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium
 import numpy as np
@@ -48,7 +48,7 @@ def parallel(env: Env | EnvConfig, *, render_mode: RenderMode | None = None) -> 
         render_mode: "rgb_array" makes `render` return a picture, "human" makes it show a window.
     """
     if hasattr(env, "build"):
-        env = for_evaluation(env).build(num_envs=1, device=torch.device("cpu"), threads=1)
+        env = for_evaluation(cast(EnvConfig, env)).build(num_envs=1, device=torch.device("cpu"), threads=1)
     return NativeParallelEnv(env, render_mode=render_mode)
 
 
