@@ -106,7 +106,7 @@ class PredatorPrey:
     def _places(self, key_B: Tensor, episode_B: Tensor) -> tuple[Tensor, Tensor]:
         """Distinct random cells: of the predators (B, N), and of the prey (B,)."""
         N = self.level.n_agents
-        keys_BC = Stream(key_B).fold(episode_B).fold("cells").bits(self.tables.cells)
+        keys_BC = Stream(key_B).fold(episode_B).bits(self.tables.cells)
         cells_BM = keys_BC.topk(N + 1, 1).indices  # the first N + 1 of a random order
         return cells_BM[:, :N].contiguous(), cells_BM[:, N].contiguous()
 

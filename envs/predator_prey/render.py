@@ -29,7 +29,7 @@ def draw(env: PredatorPrey, index: int) -> np.ndarray:
     """
     level, D = env.level, env.level.size
     cells, prey = env.cell_BN[index].tolist(), int(env.prey_B[index])
-    unit = max(16, _SIDE // D)
+    unit = max(16, _SIDE // D // 2 * 2)  # even sides, as MP4 needs
     canvas = Canvas(D * unit + _HEADER + _MARGIN, D * unit + 2 * _MARGIN, _PAPER)
     _grid(canvas, D, unit, seen=set(env.tables.near_CW[env.cell_BN[index]].flatten().tolist()))
     x, y = _centre(prey, D, unit)
