@@ -111,15 +111,18 @@ def evaluate(
         device: of agent and world.
         threads: of the world.
         explore: 0 is greedy (deterministic), 1 a stochastic policy itself.
-        batch: most envs at a time; None plays all at once.
+        batch: most envs at a time; None plays all at once, or as many as the config's `max_envs` allows (a
+            world whose every env is a process of its own says so).
     """
     parts, links, env_config = [], [], for_evaluation(env_config)
-    for first in range(0, episodes, batch or episodes):
-        rows = min(batch or episodes, episodes - first)
+    batch = batch or getattr(env_config, "max_envs", None) or episodes
+    for first in range(0, episodes, batch):
+        rows = min(batch, episodes - first)
         env = env_config.build(num_envs=rows, device=device, threads=threads)
         rollout = Rollout(env, agent, _RowsFrom(rng.seed, *rng.names, first=first))
         parts.append(_first_episodes(rollout, explore))
         links.append(rollout.link)
+        del env, rollout  # processes of this batch end before the next one starts its own
     for link in links[1:]:
         links[0].add(link)
     return Evaluation(

@@ -30,6 +30,7 @@ class Config:
     reward: Literal["abs", "clamp", "signed", "sparse"] = "abs"  # abs (SMAC); clamp: max(., 0) as SMACv2
     difficulty: str = "7"  # of the built-in AI, 1 .. 9 or A (SMAC: 7, VeryHard)
     step_mul: int = 8  # game loops (1/22.4 s) in a step, >= 1 (SMAC: 8)
+    max_envs: int = 8  # games at a time in an evaluation, >= 1, about 1 GiB of memory each. CHOICE
     game_version: str = ""  # "4.10.0", say; "": the newest that is installed (pysc2)
     continuing_episode: bool = False  # the step limit truncates instead of terminating (SMAC: False)
     obs_last_action: bool = False  # mates' last actions in the observation (SMAC: False)
@@ -45,6 +46,7 @@ class Config:
         known = len(str(self.difficulty)) == 1 and str(self.difficulty) in DIFFICULTIES
         require(known, "difficulty", self.difficulty, "give 1 to 9 or A")
         require(self.step_mul >= 1, "step_mul", self.step_mul, "give an integer >= 1")
+        require(self.max_envs >= 1, "max_envs", self.max_envs, "give an integer >= 1")
 
     @property
     def battle(self) -> battle.Config:

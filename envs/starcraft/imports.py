@@ -155,6 +155,7 @@ def load() -> Modules:
             )
         except ImportError as error:
             raise MarlError(f"pysc2 does not import ({error}): {INSTALL}") from error
+    import websocket  # type: ignore[import-untyped]
     from absl import flags  # type: ignore[import-untyped]
 
     if not flags.FLAGS.is_parsed():
@@ -165,7 +166,13 @@ def load() -> Modules:
         common=common,
         debug=debug,
         run_configs=run_configs,
-        crashes=(protocol.ProtocolError, protocol.ConnectionError, remote.ConnectError, OSError),
+        crashes=(
+            protocol.ProtocolError,
+            protocol.ConnectionError,
+            remote.ConnectError,
+            websocket.WebSocketException,
+            OSError,
+        ),
         refusals=(remote.RequestError, process.SC2LaunchError, ValueError, RuntimeError),
     )
 

@@ -178,7 +178,7 @@ class RawGame:
             self._controller.actions(orders)
             self._controller.step(self.config.step_mul)
             units = self._units()
-        except self.modules.crashes as error:
+        except (*self.modules.crashes, RuntimeError) as error:  # RuntimeError: an observation without content
             self._bury(error)
             return Frame(**self._shown, truncated=True)
         self._deaths = 0
