@@ -7,10 +7,10 @@
 | alpha_ij | alpha_BNN | softmax_j(q_i . k_j / sqrt(K)), itself included (eq. 3) |
 | c_i | m_BNF | sum_j alpha_ij v_j (eq. 4) |
 
-CHOICE: attention within the cell and the learner of IC3Net (the form that the paper's authors compare in
+CHOICE: attention within the cell and the learner of IC3Net (the form that the paper compares in
 TarMAC + IC3Net: `gate: learned`, `own_rewards: true`), by default ungated and with the team's reward.
-DEVIATION: the paper has a GRU, h' = tanh(W [c, h]) between rounds, and a critic of all states and actions; here
-an LSTM step per round and every agent's own value, so that only the attention differs from CommNet and IC3Net.
+DEVIATION: the paper has a GRU, h' = tanh(W [c, h]) between rounds, and a critic of all states and actions;
+here an LSTM step per round and every agent's own value, so that only the attention differs from IC3Net.
 
 Reference: Das et al., "TarMAC: Targeted Multi-Agent Communication", ICML 2019.
 """

@@ -8,8 +8,8 @@
 | k_j, v_j | in the message | signature and value of sender j (TarMAC, eq. 2) |
 | q_i, alpha_ij | q_BNK, alpha_BNN | query of receiver i, and its attention to j (eq. 3) |
 
-References: Sukhbaatar et al., "Learning Multiagent Communication with Backpropagation" (CommNet), NeurIPS 2016;
-Das et al., "TarMAC: Targeted Multi-Agent Communication", ICML 2019.
+References: Sukhbaatar et al., "Learning Multiagent Communication with Backpropagation" (CommNet), NeurIPS
+2016; Das et al., "TarMAC: Targeted Multi-Agent Communication", ICML 2019.
 """
 
 from __future__ import annotations

@@ -7,8 +7,8 @@ from typing import Any, Literal
 
 from marl.errors import require
 
-# What None stands for. reinforce: released code of IC3Net. ppo: CHOICE, as marl/policy, tuned on the two worlds
-# of docs/communication.md.
+# What None stands for. reinforce: released code of IC3Net. ppo: CHOICE, as marl/policy but for the
+# learning rate and the value weight of a network that actor and critic share.
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "reinforce": {
         "gamma": 1.0,
@@ -37,7 +37,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 
 @dataclass(kw_only=True)
 class CommConfig:
-    """Source, unless said otherwise: the released code of Singh et al., ICLR 2019. None: the learner's own."""
+    """Source, unless said otherwise: released code of Singh et al., ICLR 2019. None: the learner's own."""
 
     hidden: int = 128  # features of encoder and state, >= 1
     recurrent: bool = True  # an LSTM, or h' = tanh(e + W h + C m) with no memory
@@ -45,13 +45,13 @@ class CommConfig:
     messages: bool = True  # False: the mute twin; nothing is sent, in training or test, by the same network
     own_rewards: bool = True  # agents learn from their own reward, or from the mean of all
 
-    # REINFORCE with a baseline, one step per rollout; or PPO's clipped steps, which need far fewer samples. Ours
+    # REINFORCE with a baseline, one step per rollout, or PPO's clipped steps. CHOICE
     learner: Literal["reinforce", "ppo"] = "reinforce"
     chunk: int = 10  # entries that gradients flow back through, >= 1; 0: the whole rollout
     gamma: float | None = None  # discount per step, [0, 1]; None: reinforce 1, ppo 0.99
     trace: float | None = None  # lambda of the returns, [0, 1]; None: reinforce 1 (Monte Carlo), ppo 0.95
-    # A return ends at an episode's limit, or is bootstrapped there; None: reinforce True (with gamma 1 a value
-    # learned from itself has no bound), ppo False.
+    # A return ends at an episode's limit, or is bootstrapped there; None: reinforce True (with gamma 1 a
+    # value learned from itself has no bound), ppo False.
     limit_ends: bool | None = None
     value_weight: float | None = None  # of the value loss, >= 0; None: reinforce 0.01, ppo 0.5
     entropy: float | None = None  # weight of the entropy bonus, >= 0; None: reinforce 0, ppo 0.01

@@ -40,7 +40,7 @@ _NEVER = -1e10  # logit of an unavailable action, as in marl/policy
 class CommTeam:
     """Agents that share one network and exchange messages at every step.
 
-    CHOICE: a rollout that ends in mid-episode is bootstrapped by the value; IC3Net's batches hold whole episodes.
+    CHOICE: a rollout that ends in mid-episode is bootstrapped by the value; IC3Net's hold whole episodes.
     CHOICE: at an entry without an action (an episode's last observation), where nothing was sent, values take
     every message that would have been sent as delivered.
 

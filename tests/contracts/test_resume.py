@@ -51,6 +51,7 @@ LOOPS = {
     ),
     "on_policy": ("env=battle/3m", "agent=vdn", *ON_POLICY),
     "ppo": ("env=battle/3m", "agent=mappo", "agent.hidden=16", "loop.rollout_steps=10"),
+    "talking": ("env=relay_game", "agent=ic3net", "agent.hidden=16", "loop.rollout_steps=10"),
 }
 
 
