@@ -16,7 +16,7 @@ CPU = torch.device("cpu")
 
 @dataclass(kw_only=True)
 class SignalConfig:
-    """A speaker sees a symbol, `delay` steps later the listener must name it; what the speaker does is idle."""
+    """A speaker sees a symbol, which the listener must name in the last step."""
 
     symbols: int = 3
     limit: int = 2

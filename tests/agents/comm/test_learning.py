@@ -1,4 +1,4 @@
-"""Talking teams learn: targets and losses by hand, replayed messages, state, masks, resume, a signal to pass on."""
+"""Talking teams learn: targets and losses by hand, replayed messages, state, masks, a signal to pass on."""
 
 import copy
 
