@@ -43,7 +43,8 @@ class Group:
     """
 
     def __init__(self, job: Job) -> None:
-        self.job, self.copies = job, []
+        self.job = job
+        self.copies: list[Copy] = []
         self.envs: list[Any] = []
         try:
             for _ in range(job.first, job.last):

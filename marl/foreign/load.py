@@ -119,7 +119,8 @@ class Single(ParallelEnv[str, Any, Any]):
 
     def __init__(self, env: gymnasium.Env[Any, Any]) -> None:
         self.env, self.metadata, self.render_mode = env, env.metadata, env.render_mode
-        self.possible_agents, self.agents = ["agent"], []
+        self.possible_agents = ["agent"]
+        self.agents: list[str] = []
         self.spec = env.spec
 
     @property
