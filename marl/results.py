@@ -23,7 +23,16 @@ from marl.errors import CorruptFileError
 
 SCHEMA = 1
 Status = Literal["finished", "interrupted", "failed"]
-_PACKAGES = ("torch", "numpy", "gymnasium", "pettingzoo", "hydra-core", "safetensors", "wandb")
+_PACKAGES = (
+    "torch",
+    "numpy",
+    "gymnasium",
+    "pettingzoo",
+    "hydra-core",
+    "safetensors",
+    "wandb",
+    "stable-baselines3",
+)
 _CODE = (
     "marl",
     "agents",
