@@ -171,13 +171,15 @@ def _spec(config: Config) -> EnvSpec:
     N = config.n_agents
     names = ["velocity", "position"]
     names += [f"landmark {j}" for j in range(N)] + [f"other {k}" for k in range(N - 1)]
-    parts = [
-        Slice(name=name, start=2 * i, stop=2 * i + 2, low=-_INF, high=_INF, kind="real")
-        for i, name in enumerate(names)
-    ]
+    limits = dict.fromkeys(names, (-_INF, _INF))
+    stops = [2 * i + 2 for i in range(len(names))]
     if N > 1:  # MPE2's agents are silent: what they would say is always 0
-        silence = {"name": "communication", "low": 0.0, "high": 0.0, "kind": "real"}
-        parts.append(Slice(start=4 * N + 2, stop=6 * N, **silence))
+        limits["communication"] = (0.0, 0.0)
+        stops.append(6 * N)
+    parts = [
+        Slice(name=name, start=start, stop=stop, low=low, high=high, kind="real")
+        for (name, (low, high)), start, stop in zip(limits.items(), [0, *stops], stops, strict=False)
+    ]
     space: Discrete | Box = Discrete(n=5)
     if config.actions == "continuous":
         space = Box(low=(0.0,) * 5, high=(1.0,) * 5)

@@ -106,7 +106,7 @@ def pad(rows: list[np.ndarray]) -> np.ndarray:
 
 
 def main() -> None:
-    from pettingzoo.utils.env_logger import EnvLogger
+    from pettingzoo.utils.env_logger import EnvLogger  # type: ignore[import-untyped]
 
     EnvLogger.suppress_output()  # a line for every action that it clips
     arrays: dict[str, np.ndarray] = {}
@@ -120,7 +120,7 @@ def main() -> None:
                 elif name == "action":
                     whole = whole.astype(np.int8)
                 arrays[f"n{n}_{'continuous' if continuous else 'discrete'}/{name}"] = whole
-    np.savez_compressed(OUT, **arrays)
+    np.savez_compressed(OUT, allow_pickle=False, **arrays)
     print(f"{OUT}: {OUT.stat().st_size / 1024:.0f} KiB", file=sys.stderr)
 
 
