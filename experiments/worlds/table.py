@@ -15,8 +15,8 @@ from experiments.claims import ROOT, Derived, write_claim
 
 HERE = ROOT / "experiments" / "worlds"
 COMMAND = "marl study experiments/worlds/study_ic3net.yaml"
-PART = "messages"  # of study_ic3net.yaml: IC3Net and its mute twin
-MUTE = "ic3net messages=false"
+JUNCTION, HUNT = "traffic_junction_easy", "predator_prey_medium"  # parts of study_ic3net.yaml
+MUTE = "messages=false"  # in the agent's words: the twin without messages
 
 
 def over_mute(*paths: Path) -> Derived:
@@ -26,7 +26,7 @@ def over_mute(*paths: Path) -> Derived:
     zero exactly where the intervals do not overlap. n is the smaller number of seeds.
     """
     runs = tables.read(paths)
-    sides = [[run.scores["success"] for run in runs if (run.agent == MUTE) == mute] for mute in (False, True)]
+    sides = [[run.scores["success"] for run in runs if (MUTE in run.agent) == mute] for mute in (False, True)]
     (ours, low, high), (mute, mute_low, mute_high) = (tables.estimate(side).numbers() for side in sides)
     few = min(len(side) for side in sides)
     if low is None or high is None or mute_low is None or mute_high is None:
@@ -51,9 +51,9 @@ def _claim(paths: list[Path], id: str, test: str, derive_with: str, note: str) -
 
 def claims(paths: list[Path]) -> None:
     """Write the rows that the raw files support."""
-    found = {path: run for path in paths if (run := tables.read([path])[0]).part == PART}
-    junction = [p for p, r in found.items() if (r.env, r.agent) == ("traffic_junction/easy", "ic3net")]
-    hunts = [p for p, r in found.items() if r.env == "predator_prey/medium"]
+    found = {path: tables.read([path])[0] for path in paths}
+    junction = [p for p, r in found.items() if r.part == JUNCTION and MUTE not in r.agent]
+    hunts = [p for p, r in found.items() if r.part == HUNT]
     if junction:
         _claim(
             junction,
@@ -63,7 +63,7 @@ def claims(paths: list[Path]) -> None:
             "IC3Net on traffic_junction/easy at the final arrival rate: share of 320 greedy episodes without "
             "a collision, IQM over seeds; PPO update, not the paper's REINFORCE",
         )
-    if {MUTE, "ic3net"} == {found[path].agent for path in hunts}:
+    if len({found[path].agent for path in hunts}) == 2:
         _claim(
             hunts,
             "worlds.ic3net_minus_mute_pp_medium",
