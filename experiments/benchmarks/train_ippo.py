@@ -1,0 +1,161 @@
+"""Training throughput: our IPPO against JaxMARL's, at equal networks, minibatches and epochs.
+
+    python -m experiments.benchmarks.train_ippo --peer-source <checkout of FLAIROx/JaxMARL>
+    python -m experiments.benchmarks.train_ippo --peer-source <...> --smoke    keeps nothing
+    python -m experiments.benchmarks.train_ippo --table                        claims from the raw files
+
+About 6 minutes on a quiet machine. The peer's own script and configuration run from a checkout that you
+give; nothing of it is copied. Both sides: cooperative navigation of 3 agents (JaxMARL's simple_spread, our
+`navigation`), 128 steps of every env, then 4 epochs of 4 minibatches; actor and critic apart, two layers of
+64 features with tanh and no LayerNorm, no agent id. Ours also normalises values.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from experiments.benchmarks.interleave import (
+    Row,
+    Worker,
+    interleave,
+    rate,
+    ratios,
+    read_rows,
+    spread,
+    write_rows,
+)
+from experiments.benchmarks.machine import ROOT, require_quiet
+from experiments.benchmarks.peers import python_of
+from experiments.claims import Derived, made_before, write_claim
+
+RAW = "experiments/worlds/raw/train_ippo.csv"
+RAW_LEARNING = "experiments/worlds/raw/train_ippo_learning.csv"
+COMMAND = "python -m experiments.benchmarks.train_ippo"
+ENVS = (16, 256)
+SIDES = ("marl", "jaxmarl")
+OURS, PEER = SIDES
+LEARN_STEPS, SEEDS = 1_500_000, 5
+SETTINGS = (
+    "agent=ippo",
+    "env=navigation",
+    "agent.recurrent=false",
+    "agent.activation=tanh",
+    "agent.layer_norm=false",
+    "agent.agent_ids=false",
+    "agent.hidden=64",
+    "agent.epochs=4",
+    "agent.minibatches=4",
+    "loop.rollout_steps=128",
+)
+
+
+def measure(source: str, sizes: tuple[int, ...], repetitions: int, seconds: float) -> list[Row]:
+    """Raw rows of the race."""
+    rows: list[Row] = []
+    for envs in sizes:
+        ours = {"overrides": [*SETTINGS, f"num_envs={envs}"], "seed": 0, "threads": 2, "learn": 0}
+        with (
+            Worker(python_of(PEER), ["jaxmarl_ippo"], threads=2) as peer,
+            Worker(sys.executable, ["marl_ippo"], threads=2) as mine,
+        ):
+            facts = peer.ask(prepare={"source": source, "envs": envs})
+            work = {name: facts[name] for name in ("rollout", "epochs", "minibatches")}
+            assert work == {"rollout": 128, "epochs": 4, "minibatches": 4}, work
+            print(f"{PEER} x {envs}: compiled and warm after {facts['seconds']:.0f} s", flush=True)
+            mine.ask(prepare=ours)
+            sides = {OURS: mine, PEER: peer}
+            done = interleave(sides, repetitions=repetitions, seconds=seconds, about={"envs": envs})
+        print(summary(done), flush=True)
+        rows += done
+    return rows
+
+
+def learn(seed: int, steps: int) -> Row:
+    """Greedy return of one run before and after so many team steps at 16 envs, one thread."""
+    case = {"overrides": [*SETTINGS, "num_envs=16"], "seed": seed, "threads": 1, "learn": steps}
+    with Worker(sys.executable, ["marl_ippo"], threads=2) as worker:  # free to take either processor
+        worker.ask(prepare=case)
+        row = {"seed": seed, **worker.ask(measure=0.0)}
+    print(f"seed {seed}: {row['before']:.1f} before, {row['after']:.1f} after", flush=True)
+    return row
+
+
+def summary(rows: list[Row]) -> str:
+    mine, theirs = (statistics.median(rate(r) for r in rows if r["side"] == side) for side in SIDES)
+    return f"{rows[0]['envs']} envs: {OURS} {mine:,.0f}, {PEER} {theirs:,.0f}, ratio {mine / theirs:.2f}"
+
+
+def _ratio(path: Path, envs: int) -> Derived:
+    return ratios([row for row in read_rows(path) if row["envs"] == str(envs)], OURS, PEER)
+
+
+ratio_16 = partial(_ratio, envs=16)
+ratio_256 = partial(_ratio, envs=256)
+
+
+def gain(path: Path) -> Derived:
+    """Greedy return after training less that before."""
+    return spread([float(row["after"]) - float(row["before"]) for row in read_rows(path)])
+
+
+def claims(fresh: bool = True) -> None:
+    """Write the rows that the raw files support; those of old files keep their commit and date."""
+
+    def write(name: str, **row: Any) -> None:
+        id = f"worlds.{name}"
+        command = f"{COMMAND} --peer-source <checkout of FLAIROx/JaxMARL>"
+        write_claim(id=id, made=None if fresh else made_before(id), command=command, **row)
+
+    for envs, goal in zip(ENVS, (0.7, 1.5), strict=True):
+        write(
+            f"train_ratio_jaxmarl_ippo_{envs}envs",
+            unit="x",
+            test=f"value >= {goal}",
+            derive_with=f"experiments.benchmarks.train_ippo:ratio_{envs}",
+            raw=[RAW],
+            note="team steps/s of feed-forward IPPO on navigation over JaxMARL's own on simple_spread, "
+            f"{envs} envs, equal networks, minibatches and epochs, two threads; compilation excluded",
+        )
+    write(
+        "ippo_navigation_gain_1_5m",
+        unit="return",
+        test="low > 0",
+        derive_with="experiments.benchmarks.train_ippo:gain",
+        raw=[RAW_LEARNING],
+        note="greedy team return on navigation after 1.5 M steps less that of the untrained team, with the "
+        "timed settings at 16 envs; 320 episodes each; the goal is the project's own",
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
+    parser.add_argument("--peer-source", help="checkout of FLAIROx/JaxMARL")
+    parser.add_argument("--smoke", action="store_true", help="tiny, on a busy machine; keeps nothing")
+    parser.add_argument("--table", action="store_true", help="claims from the raw files as they are")
+    arguments = parser.parse_args()
+    if arguments.table:
+        claims(fresh=False)
+        return
+    if arguments.peer_source is None:
+        parser.error("give --peer-source <checkout of FLAIROx/JaxMARL>: its learners are not in its package")
+    if arguments.smoke:
+        measure(arguments.peer_source, (16,), repetitions=1, seconds=1.0)
+        learn(0, 40_000)
+        return
+    require_quiet()
+    rows = measure(arguments.peer_source, ENVS, repetitions=5, seconds=3.0)
+    with ThreadPoolExecutor(2) as pool:  # after the race: nothing here is timed
+        learning = list(pool.map(partial(learn, steps=LEARN_STEPS), range(SEEDS)))
+    write_rows(ROOT / RAW, rows)
+    write_rows(ROOT / RAW_LEARNING, learning)
+    claims()
+
+
+if __name__ == "__main__":
+    main()
