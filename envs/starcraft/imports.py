@@ -77,16 +77,16 @@ class _Rebuild(Loader):
         self.descriptor = descriptor
 
     def exec_module(self, module: ModuleType) -> None:
-        from google.protobuf import descriptor_pb2, descriptor_pool
-        from google.protobuf.internal import builder
+        from google.protobuf import descriptor_pb2, descriptor_pool  # type: ignore[import-untyped]
+        from google.protobuf.internal import builder  # type: ignore[import-untyped]
 
         for needed in descriptor_pb2.FileDescriptorProto.FromString(self.descriptor).dependency:
             importlib.import_module(needed.removesuffix(".proto").replace("/", ".") + "_pb2")
-        file = descriptor_pool.Default().AddSerializedFile(self.descriptor)  # type: ignore[no-untyped-call]
+        file = descriptor_pool.Default().AddSerializedFile(self.descriptor)
         names = vars(module)
         names["DESCRIPTOR"] = file
-        builder.BuildMessageAndEnumDescriptors(file, names)  # type: ignore[no-untyped-call]
-        builder.BuildTopDescriptorsAndMessages(file, module.__name__, names)  # type: ignore[no-untyped-call]
+        builder.BuildMessageAndEnumDescriptors(file, names)
+        builder.BuildTopDescriptorsAndMessages(file, module.__name__, names)
 
 
 def serialized_descriptor(source: str) -> bytes | None:
@@ -155,9 +155,7 @@ def load() -> Modules:
             )
         except ImportError as error:
             raise MarlError(f"pysc2 does not import ({error}): {INSTALL}") from error
-    import websocket  # type: ignore[import-untyped]
-    from absl import flags  # type: ignore[import-untyped]
-
+    flags, websocket = importlib.import_module("absl.flags"), importlib.import_module("websocket")
     if not flags.FLAGS.is_parsed():
         flags.FLAGS(["marl"])  # pysc2 reads its settings from absl's flags, which must have been parsed
     return Modules(

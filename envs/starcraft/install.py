@@ -43,9 +43,10 @@ def find_game(modules: Modules, version: str = "") -> Any:
         MarlError: there is no game, or not of this version.
     """
     where = os.environ.get("SC2PATH") or "~/StarCraftII"
+    absent: tuple[type[Exception], ...] = (OSError, *modules.refusals)
     try:
         found = modules.run_configs.get(version=version or None)
-    except (OSError, *modules.refusals) as error:
+    except absent as error:
         if version and Path(where).expanduser().joinpath("Versions").is_dir():
             raise MarlError(f"game_version={version!r} is not in {where} ({error})") from error
         raise MarlError(

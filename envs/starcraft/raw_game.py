@@ -15,11 +15,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from marl.envs.battle import tables as tables_
 from marl.envs.battle.observe import Observer
@@ -73,6 +73,8 @@ class RawGame:
     ) -> None:
         self.config, self.modules, self.name, self.map_file = config, modules, name, map_file
         self._start = start
+        # RuntimeError: pysc2's, for an observation without content
+        self._lost: tuple[type[Exception], ...] = (*modules.crashes, RuntimeError)
         self._battle = config.battle
         self.tables = tables_.build(self._battle)
         self._constants = Simulation(self.tables, _CPU).constants
@@ -167,28 +169,28 @@ class RawGame:
         self._k["layer"] = torch.full_like(self._k["hp"], GROUND)
         self._state = self._read(self.roster.units)
         self._shown = self._look()
-        return Frame(**self._shown)
+        return self._shown
 
     # Playing
 
     def step(self, actions: list[int]) -> Frame:
-        avail_NA = self._shown["avail_NA"].tolist()
+        avail_NA = self._shown.avail_NA.tolist()
         orders = request(self.modules, self.roster, legal(actions, avail_NA))
         try:
             self._controller.actions(orders)
             self._controller.step(self.config.step_mul)
             units = self._units()
-        except (*self.modules.crashes, RuntimeError) as error:  # RuntimeError: an observation without content
+        except self._lost as error:
             self._bury(error)
-            return Frame(**self._shown, truncated=True)
+            return replace(self._shown, truncated=True)
         self._deaths = 0
         before_BU = self._state["hp_BU"] + self._state["shield_BU"]
         self._t, self._last_actions = self._t + 1, torch.tensor([actions])
         self._state = self._read(units)
         self._shown = self._look()
         verdict = judge(self._battle, self.tables, self._state, self._k, before_BU)
-        return Frame(
-            **self._shown,
+        return replace(
+            self._shown,
             reward=float(verdict.reward),
             terminated=bool(verdict.terminated),
             truncated=bool(verdict.truncated),
@@ -201,9 +203,9 @@ class RawGame:
         last = {"t_B": self._t, "last_actions_BN": self._last_actions}
         return self.roster.read(units) | last
 
-    def _look(self) -> dict[str, Tensor]:
+    def _look(self) -> Frame:
         obs_BNO, state_BS, avail_BNA = self._observer(self._state, self._k)
-        return {"obs_NO": obs_BNO[0], "state_S": state_BS[0], "avail_NA": avail_BNA[0]}
+        return Frame(obs_NO=obs_BNO[0], state_S=state_BS[0], avail_NA=avail_BNA[0])
 
     def dots(self) -> list[Dot]:
         hp_U = (self._state["hp_BU"] / self._k["hp"])[0].tolist()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -54,7 +55,8 @@ class SmacGame:
 
     def __init__(self, config: Config, make: Callable[..., Any], *, name: str) -> None:
         options(config, 0)
-        self.config, self.name, self._make, self._env = config, name, make, None
+        self.config, self.name, self._make = config, name, make
+        self._env: Any = None
         self.size = (0.0, 0.0)
 
     def begin(self, seed: int) -> Frame:
@@ -83,23 +85,23 @@ class SmacGame:
     def again(self) -> Frame:
         self._env.reset()
         self.size = (float(self._env.map_x), float(self._env.map_y))
-        return Frame(**self._look())
+        return self._look()
 
-    def _look(self) -> dict[str, Tensor]:
-        self._shown = {
-            "obs_NO": _float(self._env.get_obs()),
-            "state_S": _float(self._env.get_state()),
-            "avail_NA": torch.tensor([list(row) for row in self._env.get_avail_actions()]) > 0,
-        }
+    def _look(self) -> Frame:
+        self._shown = Frame(
+            obs_NO=_float(self._env.get_obs()),
+            state_S=_float(self._env.get_state()),
+            avail_NA=_float(self._env.get_avail_actions()) > 0,
+        )
         return self._shown
 
     def step(self, actions: list[int]) -> Frame:
-        reward, ended, info = self._env.step(legal(actions, self._shown["avail_NA"].tolist()))
+        reward, ended, info = self._env.step(legal(actions, self._shown.avail_NA.tolist()))
         if "battle_won" not in info:  # SMAC's sign that the process died and was started anew
-            return Frame(**self._shown, truncated=True)
+            return replace(self._shown, truncated=True)
         truncated = bool(info.get("episode_limit", False))
-        return Frame(
-            **self._look(),
+        return replace(
+            self._look(),
             reward=float(reward),
             terminated=bool(ended) and not truncated,
             truncated=truncated,

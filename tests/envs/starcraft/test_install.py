@@ -14,7 +14,7 @@ def install(folder, *, build=75689, maps=("3m",)):
     """What the game's folder looks like, without the game."""
     program = folder / "Versions" / f"Base{build}" / "SC2_x64"
     program.parent.mkdir(parents=True)
-    program.write_text("#!/bin/sh\nexit 3\n")
+    program.write_text("#!/bin/sh\nsleep 0.5\nexit 3\n")
     program.chmod(0o755)
     for name in maps:
         file = folder / "Maps" / "SMAC_Maps" / f"{name}.SC2Map"

@@ -82,10 +82,10 @@ def test_same_units_same_tensors(modules, encode, start_raw, name, steps, option
         game._state = game._read([shuffled[i] for i in order])  # the game keeps no order either
         seen = game._look()
         first = 4 if name == "2c_vs_64zg" else 0  # where colossi may go: see the test below
-        torch.testing.assert_close(seen["state_S"], ts.state_BS[0], rtol=0, atol=1e-6)
+        torch.testing.assert_close(seen.state_S, ts.state_BS[0], rtol=0, atol=1e-6)
         where = [a for a in range(env.spec.n_actions) if not (first and 2 <= a < 6)]
-        assert torch.equal(seen["avail_NA"][:, where], ts.avail_BNA[0][:, where])
-        torch.testing.assert_close(seen["obs_NO"][:, first:], ts.obs_BNO[0][:, first:], rtol=0, atol=1e-6)
+        assert torch.equal(seen.avail_NA[:, where], ts.avail_BNA[0][:, where])
+        torch.testing.assert_close(seen.obs_NO[:, first:], ts.obs_BNO[0][:, first:], rtol=0, atol=1e-6)
         dead |= bool((state["hp_BU"] <= 0).any())
         hurt |= bool(((state["hp_BU"] > 0) & (state["hp_BU"] < game.roster.full_hp_U)).any())
         weight = torch.rand(ts.avail_BNA.shape, generator=generator) + 0.01
@@ -116,7 +116,7 @@ def test_healing_shields_and_charges_are_read(modules, encode, start_raw):
     marauder = next(unit for unit in units if unit.tag == game.roster.tags[0])
     marauder.weapon_cooldown, marauder.health = 5.0, 25.0
     game._state = game._read(units)
-    rows = game._look()["state_S"][:70].reshape(10, 7)
+    rows = game._look().state_S[:70].reshape(10, 7)
     torch.testing.assert_close(rows[9], torch.tensor([0.5, 125 / 200, 4 / 32, -8 / 32, 0, 0, 1]))
     torch.testing.assert_close(rows[0][:2], torch.tensor([0.2, 5 / 25]))
 
@@ -135,7 +135,7 @@ def test_availability_asks_the_pathing_grid_for_every_unit(modules, encode, star
     game._first()
     mine = game.roster.tags.index(1)
     assert env.observe().avail_BNA[0, 0, 2:6].tolist() == [True] * 4
-    assert game._shown["avail_NA"][mine, 2:6].tolist() == [True, True, False, True]
+    assert game._shown.avail_NA[mine, 2:6].tolist() == [True, True, False, True]
 
 
 def test_agents_are_sorted_by_type_and_place(modules):
