@@ -39,8 +39,8 @@ def policy_loss(
     arrays = (logits_RA, avail_RA, actions_R, old_log_prob_R, advantage_R, mask_R)
     whole = [x.contiguous() for x in arrays]
     gradient_RA, out_3 = torch.empty_like(whole[0]), torch.empty(3)
-    arguments = *whole, clip, entropy, gradient_RA, out_3, kernels.threads()
-    kernels.call("marl_policy_loss", mask_R.numel(), A, *arguments)
+    results = gradient_RA, out_3, kernels.threads()
+    kernels.call("marl_policy_loss", mask_R.numel(), A, *whole, clip, entropy, *results)
     return out_3, gradient_RA
 
 

@@ -221,15 +221,14 @@ class PolicyTeam:
     def _value_loss(self, value_BTN1: Tensor, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The critic's loss and its gradient, (..., 1)."""
         c, value = self.config, value_BTN1.squeeze(-1)
-        limits = {"clip": c.clip, "huber": c.huber}
         if kernels.usable(value):
-            rest = x["value"], x["return"], x["mask"]
-            loss, gradient = native.value_loss(value, *rest, moments=self.norm.moments(), **limits)
+            rest, moments = (x["value"], x["return"], x["mask"]), self.norm.moments()
+            loss, gradient = native.value_loss(value, *rest, moments=moments, clip=c.clip, huber=c.huber)
             return loss, gradient[..., None]
         with torch.enable_grad():
             value = value.detach().requires_grad_()
             target = self.norm.normalise(x["return"])
-            loss = value_loss(value, x["value"], target, x["mask"], **limits)
+            loss = value_loss(value, x["value"], target, x["mask"], clip=c.clip, huber=c.huber)
         (gradient,) = torch.autograd.grad(loss, value)
         return loss.detach(), gradient[..., None]
 
