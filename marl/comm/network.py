@@ -117,8 +117,9 @@ class CommNetwork(nn.Module):
         """
         (B, T), (h_BNH, c_BNH) = start_BT.shape, state
         if self.lstm is None:  # entries do not depend on each other
-            merged = [x.flatten(0, 1) for x in (e_BTNH, e_BTNH, e_BTNH, alive_BTN)]
-            h, _ = self.step(*merged, _replay(delivered_BTRNN.flatten(0, 1)))
+            e, alive = e_BTNH.flatten(0, 1), alive_BTN.flatten(0, 1)
+            exchange = _replay(delivered_BTRNN.flatten(0, 1))
+            h, _ = self.step(e, e, e, alive, exchange)
             h_BTNH = h.view(B, T, *h.shape[1:])
             return h_BTNH, torch.zeros_like(h_BTNH)
         keep_BT11 = (~start_BT).to(e_BTNH.dtype)[..., None, None]

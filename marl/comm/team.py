@@ -168,7 +168,8 @@ class CommTeam:
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite; the steps before it were made.
         """
-        c, sums, steps = self.config, {}, 0
+        c, steps = self.config, 0
+        sums: dict[str, Tensor] = {}
         ppo = c.learner == "ppo"
         with kernels.alone():
             chunks = self._chunks(batch)
@@ -176,7 +177,7 @@ class CommTeam:
                 order_X = rng.fold(epoch).bits(len(chunks["live"]))[0].argsort()
                 for part in minibatches(chunks, order_X, c.minibatches) if ppo else [chunks]:
                     for name, value in (self._ppo(part) if ppo else self._reinforce(part)).items():
-                        sums[name] = sums.get(name, 0.0) + value.detach()
+                        sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
                     steps += 1
         self.updates += 1
         pairs = (self._wanted(batch.alive_BTN, None) & batch.filled_BT[..., None, None]).sum()
