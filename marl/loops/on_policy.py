@@ -26,6 +26,7 @@ from marl.loops.base import (
     load_acting_state,
     results_of,
 )
+from marl.nets import kernels
 from marl.records import Layout, to_batch
 from marl.rng import Rng
 from marl.rollout import Rollout
@@ -89,7 +90,8 @@ class OnPolicy:
 
     def iterate(self) -> dict[str, float]:
         means = Means()
-        batch = self.collect(means)
+        with kernels.alone():  # many small operations: torch's own threads only stand in each other's way
+            batch = self.collect(means)
         means.add(self._learner.update(batch))
         return means.take()
 
