@@ -64,6 +64,20 @@ def test_linear_equals_its_torch_form(rows, inputs, outputs, copies, relu):
 
 
 @pytest.mark.parametrize("copies", [None, 3])
+@pytest.mark.parametrize("share", [0.0, 0.02, 0.12, 0.2])  # of entries that are not zero; below 1/8 is sparse
+@pytest.mark.parametrize("inputs", [64, 101])
+def test_linear_of_inputs_that_are_mostly_zeros_equals_its_torch_form(inputs, share, copies):
+    layer = linear(inputs, 33, generator=_generator(), copies=copies)
+    lead = (150,) if copies is None else (150, copies)  # blocks of 48 rows: the first is dense
+    x = torch.randn(*lead, inputs, generator=_generator(1))
+    x[48:] *= torch.rand(102, *lead[1:], inputs, generator=_generator(2)) < share
+    x.requires_grad_()
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x), layer._torch(x))
+    _compare(layer(x, relu=True), layer._torch(x).relu(), [x, *layer.parameters()])
+
+
+@pytest.mark.parametrize("copies", [None, 3])
 @pytest.mark.parametrize("initial", [False, True])
 @pytest.mark.parametrize(
     ("sequences", "inputs", "hidden"), [(1, 1, 1), (2, 5, 8), (3, 16, 16), (5, 20, 40), (9, 64, 64)]
