@@ -22,7 +22,7 @@ usage: marl <command> key=value ...
 
   train       marl train env=battle/3m agent=qmix          train one team
               marl train agent=vdn seeds=0-4 workers=2     one run per seed; -m also takes agent=vdn,qmix
-              marl train resume=runs/<run_id>              continue a run; bit for bit on own worlds and agents
+              marl train resume=runs/<run_id>              continue a run, bit for bit (docs: where not)
   evaluate    marl evaluate run=runs/<run_id> episodes=320 measure a trained team
   study       marl study study.yaml                        run a grid of runs, resumable
   doctor      marl doctor                                  what is installed, what is not, and how to get it
