@@ -2,10 +2,11 @@
 
     python -m experiments.benchmarks.train_ippo --peer-source <checkout of FLAIROx/JaxMARL>
     python -m experiments.benchmarks.train_ippo --peer-source <...> --smoke    keeps nothing
+    python -m experiments.benchmarks.train_ippo --learning                     untimed: how far ours learns
     python -m experiments.benchmarks.train_ippo --table                        claims from the raw files
 
-About 6 minutes on a quiet machine. The peer's own script and configuration run from a checkout that you
-give; nothing of it is copied. Both sides: cooperative navigation of 3 agents (JaxMARL's simple_spread, our
+The race takes about 3 minutes on a quiet machine. The peer's own script and configuration run from a checkout
+that you give; nothing of it is copied. Both sides: cooperative navigation of 3 agents (JaxMARL's simple_spread, our
 `navigation`), 128 steps of every env, then 4 epochs of 4 minibatches; actor and critic apart, two layers of
 64 features with tanh and no LayerNorm, no agent id. Ours also normalises values.
 """
@@ -104,30 +105,34 @@ def gain(path: Path) -> Derived:
     return spread([float(row["after"]) - float(row["before"]) for row in read_rows(path)])
 
 
-def claims(fresh: bool = True) -> None:
-    """Write the rows that the raw files support; those of old files keep their commit and date."""
+def claims(fresh: str = "") -> None:
+    """Write the rows that the raw files support; rows of files other than `fresh` keep commit and date."""
 
-    def write(name: str, **row: Any) -> None:
+    def write(name: str, raw: str, option: str, **row: Any) -> None:
         id = f"worlds.{name}"
-        command = f"{COMMAND} --peer-source <checkout of FLAIROx/JaxMARL>"
-        write_claim(id=id, made=None if fresh else made_before(id), command=command, **row)
+        made = None if raw == fresh else made_before(id)
+        write_claim(id=id, made=made, command=f"{COMMAND} {option}", raw=[raw], **row)
 
-    for envs, goal in zip(ENVS, (0.7, 1.5), strict=True):
+    for envs, goal in zip(ENVS, (0.7, 1.5), strict=True) if (ROOT / RAW).is_file() else ():
         write(
             f"train_ratio_jaxmarl_ippo_{envs}envs",
             unit="x",
             test=f"value >= {goal}",
             derive_with=f"experiments.benchmarks.train_ippo:ratio_{envs}",
-            raw=[RAW],
+            raw=RAW,
+            option="--peer-source <checkout of FLAIROx/JaxMARL>",
             note="team steps/s of feed-forward IPPO on navigation over JaxMARL's own on simple_spread, "
             f"{envs} envs, equal networks, minibatches and epochs, two threads; compilation excluded",
         )
+    if not (ROOT / RAW_LEARNING).is_file():
+        return
     write(
         "ippo_navigation_gain_1_5m",
         unit="return",
         test="low > 0",
         derive_with="experiments.benchmarks.train_ippo:gain",
-        raw=[RAW_LEARNING],
+        raw=RAW_LEARNING,
+        option="--learning",
         note="greedy team return on navigation after 1.5 M steps less that of the untrained team, with the "
         "timed settings at 16 envs; 320 episodes each; the goal is the project's own",
     )
@@ -137,10 +142,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
     parser.add_argument("--peer-source", help="checkout of FLAIROx/JaxMARL")
     parser.add_argument("--smoke", action="store_true", help="tiny, on a busy machine; keeps nothing")
+    parser.add_argument("--learning", action="store_true", help="train five seeds; nothing is timed")
     parser.add_argument("--table", action="store_true", help="claims from the raw files as they are")
     arguments = parser.parse_args()
     if arguments.table:
-        claims(fresh=False)
+        claims()
+        return
+    if arguments.learning:
+        with ThreadPoolExecutor(2) as pool:
+            learning = list(pool.map(partial(learn, steps=LEARN_STEPS), range(SEEDS)))
+        write_rows(ROOT / RAW_LEARNING, learning)
+        claims(fresh=RAW_LEARNING)
         return
     if arguments.peer_source is None:
         parser.error("give --peer-source <checkout of FLAIROx/JaxMARL>: its learners are not in its package")
@@ -149,12 +161,8 @@ def main() -> None:
         learn(0, 40_000)
         return
     require_quiet()
-    rows = measure(arguments.peer_source, ENVS, repetitions=5, seconds=3.0)
-    with ThreadPoolExecutor(2) as pool:  # after the race: nothing here is timed
-        learning = list(pool.map(partial(learn, steps=LEARN_STEPS), range(SEEDS)))
-    write_rows(ROOT / RAW, rows)
-    write_rows(ROOT / RAW_LEARNING, learning)
-    claims()
+    write_rows(ROOT / RAW, measure(arguments.peer_source, ENVS, repetitions=5, seconds=3.0))
+    claims(fresh=RAW)
 
 
 if __name__ == "__main__":
