@@ -6,9 +6,9 @@
     python -m experiments.benchmarks.train_ippo --table                        claims from the raw files
 
 The race takes about 3 minutes on a quiet machine. The peer's own script and configuration run from a checkout
-that you give; nothing of it is copied. Both sides: cooperative navigation of 3 agents (JaxMARL's simple_spread, our
-`navigation`), 128 steps of every env, then 4 epochs of 4 minibatches; actor and critic apart, two layers of
-64 features with tanh and no LayerNorm, no agent id. Ours also normalises values.
+that you give; nothing of it is copied. Both sides: cooperative navigation of 3 agents (JaxMARL's
+simple_spread, our `navigation`), 128 steps of every env, then 4 epochs of 4 minibatches; actor and critic
+apart, two layers of 64 features with tanh and no LayerNorm, no agent id. Ours also normalises values.
 """
 
 from __future__ import annotations
