@@ -78,7 +78,8 @@ def test_several_values_without_m_say_so() -> None:
 
 def test_every_option_of_every_group_composes() -> None:
     """Each YAML names a Config that exists, with fields it has."""
+    target = ["env.target=package.module:factory"]
+    needed = {"offline": ["loop.data=runs/any"], "pettingzoo": target, "gymnasium": target}
     for group in compose.GROUPS:
         for name in compose.options(group):
-            data = ["loop.data=runs/any"] if name == "offline" else []
-            compose.compose([f"{group}={name}", *data])
+            compose.compose([f"{group}={name}", *needed.get(name, [])])

@@ -98,7 +98,8 @@ def test_the_table_has_one_row_per_setting_with_its_interval(made: study.Study) 
     cells = [cell.strip() for cell in lines[0].split("|")[1:-1]]
     assert cells[:5] == ["learn", "matrix_game_qtran", "iql", "agent=iql env.game=qtran", "2 (trial)"]
     assert cells[5] == "37.5% [25.0%, 50.0%]"  # seeds scored 0.25 and 0.5
-    assert cells[8] == "1.0"
+    assert cells[7] == "200,000"  # steps; minutes of a study are no measurement
+    assert len(cells) == 8
     summary.write(made, found)
     assert (made.folder / "plots" / "games.png").read_bytes()[:4] == b"\x89PNG"
     assert (made.folder / "table.md").read_text() == text
