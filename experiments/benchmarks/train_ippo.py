@@ -52,6 +52,7 @@ SETTINGS = (
     "agent.hidden=64",
     "agent.epochs=4",
     "agent.minibatches=4",
+    "agent.limit_ends=true",  # as the peer: its episodes end at the limit
     "loop.rollout_steps=128",
 )
 

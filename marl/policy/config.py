@@ -14,6 +14,9 @@ class PolicyConfig:
 
     gamma: float = 0.99  # discount per step, [0, 1]
     trace: float = 0.95  # lambda of the advantage estimate, [0, 1]
+    # A return ends at an episode's step limit (the released code), or is bootstrapped there. DEVIATION: the
+    # default bootstraps, because a limit is not the world's end.
+    limit_ends: bool = False
     hidden: int = 64  # features of every layer and of the recurrent state, >= 1
     activation: Literal["relu", "tanh"] = "relu"  # after the two layers; tanh for MPE
     layer_norm: bool = True  # before every layer, or nowhere

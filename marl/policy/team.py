@@ -178,8 +178,9 @@ class PolicyTeam:
         value_BTN1, critic_BTNH = self.critic(seen, start_BT, first["critic"])
         value_BTN = self.norm.restore(value_BTN1.squeeze(-1))
         filled_BTN = batch.filled_BT[..., None].expand_as(value_BTN)
+        ended_BT = batch.terminated_BT | batch.truncated_BT if c.limit_ends else batch.terminated_BT
         return_BTN = lambda_returns(
-            self._reward(batch), value_BTN, batch.terminated_BT, batch.filled_BT, gamma=c.gamma, trace=c.trace
+            self._reward(batch), value_BTN, ended_BT, batch.filled_BT, gamma=c.gamma, trace=c.trace
         )
         live_BTN = filled_BTN & batch.alive_BTN
         stored = self.policy.stored(batch)

@@ -201,6 +201,14 @@ def test_truncation_bootstraps_and_termination_does_not(make_spec, make_rollout)
     assert (team._chunks(batch)["return"][batch.filled_BT] - cut_off).abs().min() > 1e-6
 
 
+def test_the_limit_is_an_end_where_asked(make_spec, make_rollout):
+    spec = make_spec()
+    team, batch = _build(spec, chunk=0, limit_ends=True), make_rollout(spec)
+    batch.terminated_BT[:], batch.truncated_BT[:] = False, batch.filled_BT
+    returns = team._chunks(batch)["return"][batch.filled_BT]
+    torch.testing.assert_close(returns, batch.reward_BT[batch.filled_BT][:, None].expand(-1, spec.n_agents))
+
+
 # Masks
 
 
