@@ -26,9 +26,10 @@ def departures(alive_BTN: Tensor, left_BTN: Tensor, filled_BT: Tensor) -> Tensor
     Args:
         alive_BTN: bool.
         left_BTN: bool; at entry t: whoever was in the slot before has left (a new one may have come).
-        filled_BT: bool. Who leaves in an episode's very last step is not seen to leave.
+        filled_BT: bool. Not seen: who leaves in an episode's very last step (its last entry repeats who was
+            alive), and who is replaced in a rollout's last one (`left` is stored with the next action).
     """
-    gone_BTN = (~alive_BTN | left_BTN) & filled_BT[..., None]
+    gone_BTN = ~alive_BTN | (left_BTN & filled_BT[..., None])
     return F.pad(gone_BTN[:, 1:], (0, 0, 0, 1)) & filled_BT[..., None]
 
 

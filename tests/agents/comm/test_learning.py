@@ -40,7 +40,7 @@ def test_returns_are_cut_where_an_agent_leaves():
     alive, left = torch.ones(1, 4, 3, dtype=torch.bool), torch.zeros(1, 4, 3, dtype=torch.bool)
     alive[0, 1:, 0], left[0, 2, 1] = False, True
     gone = departures(alive, left, filled)
-    assert gone[0, :, 0].tolist() == [True, True, False, False]
+    assert gone[0, :, 0].tolist() == [True, True, True, False]
     assert gone[0, :, 1].tolist() == [False, True, False, False]
     G = own_returns(reward, value, gone, filled, gamma=1.0, trace=1.0)
     assert G[0, :, 2].tolist() == [15.0, 14.0, 12.0, 0.0]  # the last value, 8, stands for what comes
@@ -48,6 +48,18 @@ def test_returns_are_cut_where_an_agent_leaves():
     assert G[0, 0, 0] == 1.0
     half = own_returns(reward, value, gone, filled, gamma=0.5, trace=0.0)
     assert half[0, :2, 2].tolist() == [31.0, 37.0]
+
+
+def test_a_return_is_cut_for_who_leaves_in_a_rollouts_last_step():
+    """The rollout breaks off at entry 2: agent 0 is gone there, and its value counts nothing."""
+    reward = torch.tensor([1.0, 2.0, 0.0])[None, :, None].expand(1, 3, 2)
+    value, filled = torch.full((1, 3, 2), 8.0), torch.tensor([[True, True, False]])
+    alive = torch.ones(1, 3, 2, dtype=torch.bool)
+    alive[0, 2, 0] = False
+    gone = departures(alive, torch.zeros_like(alive), filled)
+    assert gone[0].tolist() == [[False, False], [True, False], [False, False]]
+    G = own_returns(reward, value, gone, filled, gamma=1.0, trace=1.0)
+    assert G[0].tolist() == [[3.0, 11.0], [2.0, 10.0], [0.0, 0.0]]
 
 
 def test_reinforce_loss_by_hand():
@@ -77,8 +89,8 @@ def test_targets_of_a_world_with_rewards_per_agent(make_spec, make_rollout, own)
                     continue
                 ended = batch.terminated_BT[b, t] or batch.truncated_BT[b, t]  # limit_ends of reinforce
                 ahead = G[b, t + 1, i] if batch.filled_BT[b, t + 1] else value[b, t + 1, i]
-                gone = ~batch.alive_BTN[b, t + 1, i] | batch.extras["left"][b, t + 1, i]
-                ended = ended or (own and batch.filled_BT[b, t + 1] and gone)
+                replaced = batch.filled_BT[b, t + 1] and batch.extras["left"][b, t + 1, i]
+                ended = ended or (own and (replaced or not batch.alive_BTN[b, t + 1, i]))
                 row = batch.agent_reward_BTN[b, t]
                 G[b, t, i] = (row[i] if own else row.mean()) + (0.0 if ended else 0.9 * ahead)
     torch.testing.assert_close(team._returns(batch, value)[batch.filled_BT], G[batch.filled_BT])
