@@ -25,7 +25,7 @@ from marl.comm.config import CommConfig
 from marl.comm.losses import departures, own_returns, reinforce_loss
 from marl.comm.network import CommNetwork, Outputs
 from marl.errors import MarlError
-from marl.nets import Optimiser, kernels, load_tensors, tensors_of
+from marl.nets import Optimiser, kernels, load_tensors, tensors_of, undone_if_not_finite
 from marl.policy.chunks import cut, minibatches, states_before
 from marl.policy.heads import sample
 from marl.policy.losses import entropy, masked_mean, policy_loss, value_loss
@@ -166,12 +166,12 @@ class CommTeam:
         """One step of REINFORCE, or all epochs of PPO, on one rollout.
 
         Raises:
-            NonFiniteError: a loss or gradient is NaN or infinite; the steps before it were made.
+            NonFiniteError: a loss or gradient is NaN or infinite; everything is as before the update.
         """
         c, steps = self.config, 0
         sums: dict[str, Tensor] = {}
         ppo = c.learner == "ppo"
-        with kernels.alone():
+        with kernels.alone(), undone_if_not_finite(self):
             chunks = self._chunks(batch)
             for epoch in range(c.epochs if ppo else 1):
                 order_X = rng.fold(epoch).bits(len(chunks["live"]))[0].argsort()

@@ -7,7 +7,7 @@ from marl.nets.flat import FlatParameters
 from marl.nets.inputs import agent_inputs
 from marl.nets.linear import Linear, linear
 from marl.nets.mlp import MLP
-from marl.nets.optimise import Optimiser, load_tensors, tensors_of
+from marl.nets.optimise import Optimiser, load_tensors, tensors_of, undone_if_not_finite
 from marl.nets.recurrent import GRU, LSTM
 
 __all__ = [
@@ -21,4 +21,5 @@ __all__ = [
     "linear",
     "load_tensors",
     "tensors_of",
+    "undone_if_not_finite",
 ]

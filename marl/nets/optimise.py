@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Literal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -111,6 +112,25 @@ class Optimiser:
                 name: value.to(device, copy=True) if value.dim() else value.clone()
                 for name, value in state.items()
             }
+
+
+class Restorable(Protocol):
+    """What can be brought back to an earlier state."""
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
+
+
+@contextmanager
+def undone_if_not_finite(team: Restorable) -> Iterator[None]:
+    """Around an update of several steps: where one of them raises NonFiniteError, none was made."""
+    before = team.state_dict()
+    try:
+        yield
+    except NonFiniteError:
+        team.load_state_dict(before)
+        raise
 
 
 def tensors_of(module: nn.Module) -> dict[str, Tensor]:

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from marl.errors import MarlError, NonFiniteError
-from marl.nets import Optimiser, agent_inputs, kernels, load_tensors, tensors_of
+from marl.errors import MarlError
+from marl.nets import Optimiser, agent_inputs, kernels, load_tensors, tensors_of, undone_if_not_finite
 from marl.policy import kernels as native
 from marl.policy.chunks import cut, minibatches, states_before
 from marl.policy.config import PolicyConfig
@@ -142,13 +142,8 @@ class PolicyTeam:
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite; everything is as before the update.
         """
-        before = self.state_dict()
-        try:
-            with kernels.alone():
-                metrics = self._epochs(batch, rng)
-        except NonFiniteError:
-            self.load_state_dict(before)
-            raise
+        with kernels.alone(), undone_if_not_finite(self):
+            metrics = self._epochs(batch, rng)
         self.updates += 1
         return metrics | {"loss": metrics["policy_loss"] + metrics["value_loss"]}
 

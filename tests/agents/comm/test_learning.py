@@ -29,6 +29,13 @@ def _update(team, batch):
     return team.update(batch, rng=Rng(0).stream("update", 1).fold(team.updates))
 
 
+def _flat(state):
+    """A state's leaves, comparable."""
+    if isinstance(state, dict):
+        return {name: _flat(value) for name, value in state.items()}
+    return state.tolist() if isinstance(state, torch.Tensor) else state
+
+
 # Targets and loss
 
 
@@ -280,12 +287,15 @@ def test_learning_is_deterministic_and_restores_bit_for_bit(make_spec, make_roll
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
-def test_a_loss_that_is_not_finite_is_named(make_spec, make_rollout, learner):
+def test_a_loss_that_is_not_finite_is_named_and_changes_nothing(make_spec, make_rollout, learner):
     spec = make_spec()
     team, batch = _build(spec, learner=learner), make_rollout(spec)
+    _update(team, batch)
+    before = team.state_dict()
     batch.reward_BT[batch.filled_BT] = torch.nan
     with pytest.raises(NonFiniteError, match="loss"):
         _update(team, batch)
+    assert _flat(team.state_dict()) == _flat(before)  # also the value statistics, which saw the NaN
 
 
 def test_worlds_that_do_not_fit_are_refused(make_spec):
