@@ -43,7 +43,8 @@ class Sb3Team:
 
     def __init__(self, spec: EnvSpec, config: Config, *, rng: Rng, device: torch.device) -> None:
         if config.algorithm == "DQN" and not spec.discrete:
-            raise FieldError("agent.algorithm", "DQN", f"env={spec.name} has continuous actions; give PPO or A2C")
+            fix = f"env={spec.name} has continuous actions; give PPO or A2C"
+            raise FieldError("agent.algorithm", "DQN", fix)
         self.spec, self.config, self.device = spec, config, device
         self._spaces = row_spaces(spec, config.agent_ids)
         self._map = ActionMap(spec, device)

@@ -42,8 +42,9 @@ def prepare(*, overrides: list[str], seed: int, threads: int, learn: int) -> tup
 
     def score() -> float:
         """Mean return of the same greedy episodes each time."""
-        episodes = {"episodes": EPISODES, "rng": Rng(seed, "evaluation")}
-        return float(evaluate(agent, cfg.env, device=device, threads=threads, **episodes).return_E.mean())
+        rng = Rng(seed, "evaluation")
+        done = evaluate(agent, cfg.env, episodes=EPISODES, rng=rng, device=device, threads=threads)
+        return float(done.return_E.mean())
 
     def rate(seconds: float) -> dict[str, Any]:
         returned.clear()
