@@ -20,7 +20,8 @@ def test_ratios_keep_the_sizes_apart_and_gains_are_of_runs(tmp_path: Path) -> No
     )
     assert train_ippo.ratio_16(raw) == (0.75, 0.75, 0.75, 5)
     assert train_ippo.ratio_256(raw) == (3.0, 3.0, 3.0, 5)
-    write_rows(learning, [{"seed": s, "before": -80.0, "after": -60.0 + s} for s in range(3)])
+    free = {"before": -120.0, "still": -80.0, "random": -90.0}  # the best of them counts
+    write_rows(learning, [{"seed": s, **free, "after": -60.0 + s} for s in range(3)])
     assert train_ippo.gain(learning) == (21.0, 20.0, 22.0, 3)
 
 
@@ -34,4 +35,4 @@ def test_our_worker_times_training_and_learns() -> None:
         assert row["steps"] % 60 == 0
         assert row["steps"] > 0
         worker.ask(prepare=case | {"learn": 60})
-        assert worker.ask(measure=0.0).keys() >= {"steps", "before", "after"}
+        assert worker.ask(measure=0.0).keys() >= {"steps", "before", "after", "still", "random"}

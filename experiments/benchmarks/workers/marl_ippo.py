@@ -12,9 +12,26 @@ from marl import runtime
 from marl.compose import compose
 from marl.evaluate import evaluate
 from marl.process import prepare_process
-from marl.rng import Rng
+from marl.rng import Rng, Stream
+from marl.types import Act, Carry, Link, TimeStep
 
 EPISODES = 320  # of an evaluation
+
+
+class Untaught:
+    """Teams that know nothing: all agents stand still, or each takes a uniformly random action."""
+
+    def __init__(self, agents: int, actions: int, random: bool) -> None:
+        self.agents, self.actions, self.random = agents, actions, random
+
+    def initial_carry(self, rows: int) -> Carry:
+        return {}
+
+    def act(
+        self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
+    ) -> Act:
+        drawn_BN = rng.integers(self.actions, self.agents)
+        return Act(actions_BN=drawn_BN if self.random else torch.zeros_like(drawn_BN), carry=carry)
 
 
 def prepare(*, overrides: list[str], seed: int, threads: int, learn: int) -> tuple[Measure, dict[str, Any]]:
@@ -40,10 +57,10 @@ def prepare(*, overrides: list[str], seed: int, threads: int, learn: int) -> tup
         returned.append(loop.iterate()["train/return"])
         return int(loop.steps - before)
 
-    def score() -> float:
+    def score(team: Any) -> float:
         """Mean return of the same greedy episodes each time."""
         rng = Rng(seed, "evaluation")
-        done = evaluate(agent, cfg.env, episodes=EPISODES, rng=rng, device=device, threads=threads)
+        done = evaluate(team, cfg.env, episodes=EPISODES, rng=rng, device=device, threads=threads)
         return float(done.return_E.mean())
 
     def rate(seconds: float) -> dict[str, Any]:
@@ -53,10 +70,12 @@ def prepare(*, overrides: list[str], seed: int, threads: int, learn: int) -> tup
         return out | {"trained": loop.steps, "return": sum(returned) / len(returned)}
 
     def learning(_: float) -> dict[str, Any]:
-        before = score()
+        sizes = env.spec.n_agents, env.spec.n_actions
+        untaught = {name: score(Untaught(*sizes, name == "random")) for name in ("still", "random")}
+        before = score(agent)
         while loop.steps < learn:
             iterate()
-        return {"steps": loop.steps, "before": before, "after": score()}
+        return {"steps": loop.steps, "before": before, "after": score(agent), **untaught}
 
     if not learn:
         for _ in range(3):
