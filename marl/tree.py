@@ -8,9 +8,10 @@ finite. A text key that starts with '$' makes its dict take the pair form too.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+import torch
 from torch import Tensor
 
 Place = Callable[[tuple[str, ...], Tensor], str]
@@ -66,3 +67,14 @@ def decode(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         if mark.startswith("$"):
             raise ValueError(f"unknown mark {mark}")
     return {k: decode(v, tensors) for k, v in value.items()}
+
+
+def copy_of(owner: Any, names: Iterable[str]) -> dict[str, Tensor]:
+    """Copies of the owner's tensors with these names: the `state_dict` of a world."""
+    return {name: getattr(owner, name).clone() for name in names}
+
+
+def put_back(owner: Any, names: Iterable[str], state: Mapping[str, Tensor], device: torch.device) -> None:
+    """The reverse of `copy_of`: the owner gets copies of the state's tensors, on the device."""
+    for name in names:
+        setattr(owner, name, state[name].to(device).clone())

@@ -36,6 +36,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl import tree
 from marl.envs.predator_prey.render import draw_continuous
 from marl.errors import require
 from marl.rng import Rng, Stream
@@ -198,11 +199,10 @@ class ContinuousPredatorPrey:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name).clone() for name in _STATE}
+        return tree.copy_of(self, _STATE)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for name in _STATE:
-            setattr(self, name, state[name].to(self.device).clone())
+        tree.put_back(self, _STATE, state, self.device)
 
     def render(self, index: int = 0) -> np.ndarray:
         """The square from above; see render.py."""

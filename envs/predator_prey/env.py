@@ -32,6 +32,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl import tree
 from marl.envs.predator_prey.config import Config
 from marl.envs.predator_prey.observe import MOVES, PER_PREDATOR, Tables
 from marl.envs.predator_prey.render import draw
@@ -167,11 +168,10 @@ class PredatorPrey:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name).clone() for name in _STATE}
+        return tree.copy_of(self, _STATE)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for name in _STATE:
-            setattr(self, name, state[name].to(self.device).clone())
+        tree.put_back(self, _STATE, state, self.device)
 
     def render(self, index: int = 0) -> np.ndarray:
         """The grid from above; see render.py."""

@@ -37,6 +37,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl import tree
 from marl.envs.traffic_junction.config import Config
 from marl.envs.traffic_junction.geometry import LEVELS, roads
 from marl.envs.traffic_junction.observe import PER_CAR, Tables
@@ -206,11 +207,10 @@ class TrafficJunction:
         )
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: getattr(self, name).clone() for name in _STATE}
+        return tree.copy_of(self, _STATE)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        for name in _STATE:
-            setattr(self, name, state[name].to(self.device).clone())
+        tree.put_back(self, _STATE, state, self.device)
         self._stream = Stream(self.key_B).fold(self.episode_B)
 
     def render(self, index: int = 0) -> np.ndarray:

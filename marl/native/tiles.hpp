@@ -21,7 +21,7 @@ typedef float Vec __attribute__((vector_size(kLanes * 4)));
 typedef int32_t VecInt __attribute__((vector_size(kLanes * 4)));
 typedef float Anywhere __attribute__((vector_size(kLanes * 4), aligned(4), may_alias));
 
-// Not memcpy: for some processors GCC splits it into halves that go through the stack, an order of magnitude slower.
+// Not memcpy: for some processors GCC splits it into halves that go through the stack.
 inline Vec load(const float* p) { return *reinterpret_cast<const Anywhere*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Anywhere*>(p) = v; }
 inline Vec splat(float x) { return x - Vec{}; }

@@ -86,8 +86,7 @@ def alone() -> Iterator[None]:
     """Within, torch's own operations run on one thread and the kernels on all that torch is set to.
 
     Workers of OpenMP spin for a while after every operation of torch and would take the cores from the
-    kernels' threads: an update of QMIX on two cores takes 22 ms instead of 32 ms. Without a compiler
-    nothing changes.
+    kernels' threads. Without a compiler nothing changes.
     """
     count = torch.get_num_threads()
     if count == 1 or _functions() is None:
