@@ -1,0 +1,1 @@
+"""Ways to execute a grouped layer; `marl.sparse.linear.grouped_linear` picks one."""
