@@ -184,7 +184,7 @@ def draw(rows: Sequence[dict[str, str]], path: Path) -> None:
             height = np.array([_of(rows, groups, name).mean() for groups in GROUPS]) / scale
             label = name.removeprefix(prefix).replace("_", " ")
             ax.bar(
-                x, height, 0.6, bottom, label=label, color=plots.COLOURS[i], hatch=("", "//", "..", "xx")[i]
+                x, height, 0.6, bottom, label=label, color=plots.COLOURS[i], hatch=("", "//", "..", "--")[i]
             )
             bottom += height
         ax.set_xticks(x, [f"G = {groups}" for groups in GROUPS], fontsize=8)
