@@ -1,0 +1,86 @@
+"""Which layers of a network become sparse, and how weight grouping learns.
+
+Every way to make a network sparse is a dataclass with `build`, named by the `_target_` of a file in
+marl/conf/sparsity; all start from `Layers`, which says for which layers it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from marl.errors import require
+
+SMALLEST = 32
+
+
+@dataclass(kw_only=True)
+class Layers:
+    """Which layers are meant: large ones, but for those that are named."""
+
+    # Layers with fewer inputs or outputs stay dense. CHOICE: the paper does not say which layers are grouped;
+    # heads and encoders of a few features hold hardly any weights and would lose whole features.
+    smallest: int = SMALLEST  # features, >= 1
+    dense: tuple[str, ...] = ()  # layers that stay dense: names in the network, or parts of it ("mixer")
+
+    def __post_init__(self) -> None:
+        require(self.smallest >= 1, "smallest", self.smallest, "give an integer >= 1")
+
+    def means(self, name: str, inputs: int, outputs: int) -> bool:
+        """Whether the layer of this name and size is meant."""
+        return min(inputs, outputs) >= self.smallest and not any(within(name, part) for part in self.dense)
+
+
+def within(name: str, part: str) -> bool:
+    """Whether the dotted name is the part itself, or lies in it."""
+    return name == part or name.startswith(part + ".")
+
+
+@dataclass(kw_only=True)
+class Groups(Layers):
+    """How many groups every layer has."""
+
+    groups: int = 4  # G of every layer that is meant, >= 1; 1 is dense. LearningGroup: 1 to 32
+    # G of single layers, or of parts of the network, by name; the longest name that fits wins.
+    layer_groups: Mapping[str, int] = field(default_factory=dict)
+    backend: str = "auto"  # what executes the layers; `marl.sparse.linear`
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.groups >= 1, "groups", self.groups, "give an integer >= 1")
+        for name, groups in self.layer_groups.items():
+            require(groups >= 1, f"layer_groups.{name}", groups, "give an integer >= 1")
+
+    def of(self, name: str) -> int:
+        """G of the layer of this name."""
+        fitting = [part for part in self.layer_groups if within(name, part)]
+        return self.layer_groups[max(fitting, key=len)] if fitting else self.groups
+
+
+@dataclass(kw_only=True)
+class Grouped(Groups):
+    """Learned groups: LearningGroup. Values that the paper does not state are CHOICE."""
+
+    # Gradient of the mask: of every entry, from the dense gradient of the weights, or of kept weights only.
+    ste: Literal["full", "selected"] = "full"
+    relaxation: Literal["identity", "softmax"] = "identity"  # of the step to logits: grouping.py
+    temperature: float = 1.0  # of the softmax, > 0
+    refresh: int = 1  # optimiser steps between two looks at the logits, >= 1; paper: every iteration
+    balance: Literal["none", "capacity"] = "none"  # groups as they come (paper), or of equal size
+    # Deviation of the first logits, > 0; groups depend on their order alone, so that a small one lets the
+    # same learning rate move features between groups sooner.
+    initial_std: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name, known in (
+            ("ste", ("full", "selected")),
+            ("relaxation", ("identity", "softmax")),
+            ("balance", ("none", "capacity")),
+        ):
+            value = getattr(self, name)
+            require(value in known, name, value, f"give one of {', '.join(known)}")
+        for name in ("temperature", "initial_std"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
+        require(self.refresh >= 1, "refresh", self.refresh, "give an integer >= 1")
