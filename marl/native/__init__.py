@@ -10,14 +10,17 @@ from __future__ import annotations
 import ctypes
 import functools
 import hashlib
+import importlib.util
 import logging
 import os
 import platform
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 import torch
@@ -92,6 +95,32 @@ def load(source: Path, flags: tuple[str, ...] = STRICT) -> ctypes.CDLL:
         NoCompiler: no compiler was found (set CXX to name one), the build failed, or the cache is
             no use.
     """
+    with _usable(source, flags, ()) as library:
+        return ctypes.CDLL(str(library))
+
+
+@functools.cache
+def load_module(source: Path, flags: tuple[str, ...], libraries: tuple[str, ...]) -> ModuleType:
+    """The same for a source that is an extension module of Python, linked with these libraries.
+
+    Raises:
+        NoCompiler: as `load`.
+    """
+    with _usable(source, flags, libraries) as library:
+        spec = importlib.util.spec_from_file_location(source.stem, library)
+        assert spec is not None
+        assert spec.loader is not None
+        try:
+            module = importlib.util.module_from_spec(spec)
+            spec.loader.exec_module(module)
+        except ImportError as error:
+            raise OSError(str(error)) from error
+        return module
+
+
+@contextmanager
+def _usable(source: Path, flags: tuple[str, ...], libraries: tuple[str, ...]) -> Iterator[Path]:
+    """The library of a source, built where the cache has none; within, OSError is NoCompiler."""
     compiler = os.environ.get("CXX") or shutil.which("g++") or shutil.which("clang++")
     if compiler is None:
         raise NoCompiler(f"no C++ compiler found: install g++ or set CXX; {_SLOWER}")
@@ -99,23 +128,25 @@ def load(source: Path, flags: tuple[str, ...] = STRICT) -> ctypes.CDLL:
         version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     except OSError as error:
         raise NoCompiler(f"{compiler} cannot be run ({error.strerror}): set CXX; {_SLOWER}") from error
-    digest = hashlib.sha256("\n".join([version, _machine(), *flags]).encode())
+    digest = hashlib.sha256("\n".join([version, _machine(), *flags, *libraries]).encode())
     for path in sorted({source, *source.parent.glob("*.hpp"), *Path(__file__).parent.glob("*.hpp")}):
         digest.update(path.read_bytes())
     library = cache_folder() / f"{source.stem}-{digest.hexdigest()[:20]}.so"
     try:
         if not library.is_file():
-            _build(compiler, source, flags, library)
-        return ctypes.CDLL(str(library))
+            _build(compiler, source, flags, libraries, library)
+        yield library
     except OSError as error:  # a folder that is read-only, or from which nothing may be run
         raise NoCompiler(f"{library} cannot be used ({error}): set MARL_CACHE; {_SLOWER}") from error
 
 
-def _build(compiler: str, source: Path, flags: tuple[str, ...], library: Path) -> None:
+def _build(
+    compiler: str, source: Path, flags: tuple[str, ...], libraries: tuple[str, ...], library: Path
+) -> None:
     library.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=library.parent, suffix=".so")
     os.close(handle)
-    command = [compiler, *flags, f"-I{Path(__file__).parent}", str(source), "-o", temporary]
+    command = [compiler, *flags, f"-I{Path(__file__).parent}", str(source), *libraries, "-o", temporary]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode != 0:
         os.unlink(temporary)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor
 
 from marl.errors import require
-from marl.sparse.backends import reference
+from marl.sparse.backends import native, reference
 from marl.sparse.layout import Layout
 
-BACKENDS = {"reference": reference.grouped_linear}  # by name
+BACKENDS = {"reference": reference.grouped_linear, "native": native.grouped_linear}  # by name
 
 
 def grouped_linear(
@@ -36,6 +36,8 @@ def grouped_linear(
 
     Returns: (..., O).
     """
-    name = "reference" if backend == "auto" else backend
+    name = backend
+    if backend == "auto":
+        name = "native" if native.usable(x) else "reference"
     require(name in BACKENDS, "backend", backend, f"give one of auto, {', '.join(BACKENDS)}")
     return BACKENDS[name](x, packed, bias, layout, relu=relu, gather=gather, scatter=scatter)

@@ -1,0 +1,481 @@
+// Grouped linear layers: y = x (W * mask)^T + b over blocks of weights, forward and backward.
+//
+// Rows are permuted into group-major order in blocks that stay in the second-level cache, multiplied group by
+// group with packed panels of weights, and permuted back; a network whose activations stay group-major skips
+// both permutations. A panel holds the weights of up to kVectors vectors of outputs, input after input, so
+// that the register tile streams it. Inputs are cut into chunks so that a panel's chunk and the rows' stay
+// in the cache too.
+//
+// Threads are torch's own (one OpenMP runtime per process). They take rows, each its own cache lines; where
+// rows are few they take panels and one thread permutes. A result depends on their number and nothing else.
+#include "grouped.hpp"
+
+#include <algorithm>
+#include <memory>
+#include <omp.h>
+#include <utility>
+#if defined(__SSE2__)
+#include <immintrin.h>
+#endif
+
+#include "tiles.hpp"
+
+namespace {
+
+using marl::Gradients;
+using marl::kLanes;
+using marl::Plan;
+using marl::Side;
+using marl::Vec;
+
+// Sums of a tile: most_rows(V) x V of them, V + 1 operands.
+#if defined(__AVX512F__) || defined(__aarch64__)
+constexpr int kVectors = 4;
+constexpr int most_rows(int V) { return V == 4 ? 6 : V == 3 ? 8 : 12; }  // 29, 28, 27 of 32 registers
+#else
+constexpr int kVectors = 2;
+constexpr int most_rows(int V) { return V == 2 ? 6 : 8; }  // 15 of 16 registers
+#endif
+constexpr int64_t kWidth = kVectors * kLanes;
+constexpr int64_t kChunk = 512;          // inputs of a chunk: 128 KiB of a panel. CHOICE
+constexpr int64_t kRowsOfBlock = 192;    // with a chunk: 384 KiB. CHOICE
+constexpr int64_t kBlockFloats = 65536;  // permuted rows of a block: 256 KiB on each side. CHOICE
+constexpr int64_t kCopy = 128;  // outputs of a group from which its rows are copied together first. CHOICE
+
+typedef std::unique_ptr<float[]> Floats;
+inline Floats floats(int64_t n) { return Floats(new float[n]); }
+
+inline int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
+
+inline Vec load_part(const float* p, int lanes) {
+#if defined(__AVX512F__)
+  return (Vec)_mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << lanes) - 1), p);
+#else
+  Vec v{};
+  std::memcpy(&v, p, lanes * sizeof(float));
+  return v;
+#endif
+}
+
+inline void store_part(float* p, Vec v, int lanes) {
+#if defined(__AVX512F__)
+  _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << lanes) - 1), (__m512)v);
+#else
+  std::memcpy(p, &v, lanes * sizeof(float));
+#endif
+}
+
+// What a tile does before and after its sums.
+struct Ends {
+  const float* bias;  // first value of every column, or null for zeros; not read if add
+  bool add;           // sums begin with C
+  bool relu;
+  int last;  // lanes of the last vector that are columns
+};
+
+// C[i][j] = sum_k A[i * ai + k * ak] B[k * V kLanes + j].
+template <int R, int V>
+void tile(int64_t K, const float* A, int64_t ai, int64_t ak, const float* B, float* C, int64_t ldc,
+          const Ends& ends) {
+  Vec sum[R][V];
+  const bool part = ends.last < kLanes;
+  if (ends.add) {
+    for (int i = 0; i < R; ++i)
+      for (int v = 0; v < V; ++v) {
+        const float* from = C + i * ldc + v * kLanes;
+        sum[i][v] = v == V - 1 && part ? load_part(from, ends.last) : marl::load(from);
+      }
+  } else {
+    for (int v = 0; v < V; ++v) {
+      const Vec first = ends.bias ? marl::load(ends.bias + v * kLanes) : Vec{};
+      for (int i = 0; i < R; ++i) sum[i][v] = first;
+    }
+  }
+#pragma GCC unroll 4
+  for (int64_t k = 0; k < K; ++k) {
+    Vec b[V];
+    for (int v = 0; v < V; ++v) b[v] = marl::load(B + k * V * kLanes + v * kLanes);
+    for (int i = 0; i < R; ++i) {
+      const float a = A[i * ai + k * ak];
+      for (int v = 0; v < V; ++v) sum[i][v] += a * b[v];
+    }
+  }
+  for (int i = 0; i < R; ++i)
+    for (int v = 0; v < V; ++v) {
+      float* to = C + i * ldc + v * kLanes;
+      Vec out = sum[i][v];
+      if (ends.relu) out = out < Vec{} ? Vec{} : out;  // written so that NaN stays NaN
+      if (v == V - 1 && part) store_part(to, out, ends.last);
+      else marl::store(to, out);
+    }
+}
+
+typedef void (*Tile)(int64_t, const float*, int64_t, int64_t, const float*, float*, int64_t, const Ends&);
+
+template <int V, int... R>
+constexpr Tile pick(int rows, std::integer_sequence<int, R...>) {
+  constexpr Tile tiles[] = {tile<R + 1, V>...};
+  return tiles[rows - 1];
+}
+
+inline Tile tile_of(int vectors, int rows) {
+  switch (vectors) {
+    case 1: return pick<1>(rows, std::make_integer_sequence<int, most_rows(1)>());
+    case 2: return pick<2>(rows, std::make_integer_sequence<int, most_rows(2)>());
+#if defined(__AVX512F__) || defined(__aarch64__)
+    case 3: return pick<3>(rows, std::make_integer_sequence<int, most_rows(3)>());
+    default: return pick<4>(rows, std::make_integer_sequence<int, most_rows(4)>());
+#else
+    default: return nullptr;
+#endif
+  }
+}
+
+// C (M, width) from A and one panel, in tiles of nearly equal height.
+inline void strip(int64_t M, int64_t K, const float* A, int64_t ai, int64_t ak, const float* B, float* C,
+                  int64_t ldc, int vectors, const Ends& ends) {
+  const int64_t most = most_rows(vectors), tiles = (M + most - 1) / most;
+  const int64_t low = M / tiles, extra = M % tiles;
+  const Tile few = tile_of(vectors, static_cast<int>(low));
+  const Tile more = extra ? tile_of(vectors, static_cast<int>(low) + 1) : nullptr;
+  for (int64_t t = 0; t < tiles; ++t) {
+    (t < extra ? more : few)(K, A, ai, ak, B, C, ldc, ends);
+    const int64_t height = low + (t < extra);
+    A += height * ai, C += height * ldc;
+  }
+}
+
+struct Range {
+  int64_t first, last;
+};
+
+// Calls part(j, vectors, last) for every panel of n columns.
+template <typename Part>
+inline void panels_of(int64_t n, const Part& part) {
+  for (int64_t j = 0; j < n; j += kWidth) {
+    const int64_t width = std::min(kWidth, n - j);
+    part(j, static_cast<int>((width + kLanes - 1) / kLanes),
+         static_cast<int>(width - (width - 1) / kLanes * kLanes));
+  }
+}
+
+// y = x times the blocks, group-major on both sides, for the panels of `units` in the order of groups.
+void multiply(const Side& in, const Side& out, const int64_t* panel, int64_t groups, int64_t rows,
+              const float* x, int64_t ldx, const float* panels, const float* bias, bool relu, float* y,
+              int64_t ldy, Range units) {
+  Floats copy;
+  for (int64_t r0 = 0; r0 < rows; r0 += kRowsOfBlock) {
+    const int64_t count = std::min(kRowsOfBlock, rows - r0);
+    int64_t before = 0;  // panels of the groups before
+    for (int64_t g = 0; g < groups; ++g) {
+      const int64_t m = in.start[g + 1] - in.start[g], n = out.start[g + 1] - out.start[g];
+      const int64_t own = (n + kWidth - 1) / kWidth, unit0 = before;
+      before += own;
+      if (before <= units.first || unit0 >= units.last) continue;
+      for (int64_t k0 = 0; k0 == 0 || k0 < m; k0 += kChunk) {
+        const int64_t K = std::min(kChunk, m - k0);
+        const float* A = x + r0 * ldx + in.start[g] + k0;
+        int64_t lda = ldx;
+        if (n >= kCopy && count > most_rows(kVectors) && ldx % 256 == 0) {
+          // Rows a multiple of a KiB apart would share few lines of the cache.
+          if (!copy) copy = floats(kRowsOfBlock * (kChunk + kLanes));
+          lda = K + kLanes;
+          for (int64_t r = 0; r < count; ++r) std::memcpy(&copy[r * lda], A + r * ldx, K * sizeof(float));
+          A = copy.get();
+        }
+        panels_of(n, [&](int64_t j, int vectors, int last) {
+          const int64_t unit = unit0 + j / kWidth;
+          if (unit < units.first || unit >= units.last) return;
+          const float* B = panels + panel[g] + j * m + k0 * vectors * kLanes;
+          const Ends ends{bias ? bias + out.edge[g] + j : nullptr, k0 > 0, relu && k0 + K >= m, last};
+          strip(count, K, A, lda, 1, B, y + r0 * ldy + out.start[g] + j, ldy, vectors, ends);
+        });
+      }
+    }
+  }
+}
+
+// to[r][p] = from[r][index[p]]. Four rows share an index; not as gather instructions, which are slower.
+__attribute__((optimize("no-tree-vectorize", "no-tree-slp-vectorize"))) void permute(
+    int64_t rows, int64_t width, const float* from, const int32_t* index, float* to) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4, from += 4 * width, to += 4 * width) {
+    const float *f1 = from + width, *f2 = f1 + width, *f3 = f2 + width;
+    float *t1 = to + width, *t2 = t1 + width, *t3 = t2 + width;
+    for (int64_t p = 0; p < width; ++p) {
+      const int32_t j = index[p];
+      to[p] = from[j], t1[p] = f1[j], t2[p] = f2[j], t3[p] = f3[j];
+    }
+  }
+  for (; r < rows; ++r, from += width, to += width)
+    for (int64_t p = 0; p < width; ++p) to[p] = from[index[p]];
+}
+
+int64_t panels_in(const Side& out, int64_t groups) {
+  int64_t count = 0;
+  for (int64_t g = 0; g < groups; ++g) count += (out.start[g + 1] - out.start[g] + kWidth - 1) / kWidth;
+  return count;
+}
+
+// Rows whose permuted copies stay in the cache.
+inline int64_t block_rows(int64_t width) {
+  return std::clamp<int64_t>(kBlockFloats / std::max<int64_t>(width, 1) / 12 * 12, 12, kRowsOfBlock);
+}
+
+void forward_rows(const Plan& plan, int64_t rows, const float* x, const float* panels, int flags, float* y,
+                  Range units) {
+  const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter, relu = flags & marl::kRelu;
+  const int64_t I = plan.in.size, O = plan.out.size;
+  const float* bias = panels + plan.panel[plan.groups];
+  if (!gather && !scatter)
+    return multiply(plan.in, plan.out, plan.panel, plan.groups, rows, x, I, panels, bias, relu, y, O, units);
+  const int64_t most = std::min(rows, block_rows(std::max(I, O)));
+  thread_local Floats scratch;
+  thread_local int64_t room = 0;
+  if (room < most * (I + O)) scratch = floats(room = most * (I + O));
+  float *in = scratch.get(), *out = in + most * I;
+  for (int64_t r0 = 0; r0 < rows; r0 += most) {
+    const int64_t count = std::min(most, rows - r0);
+    if (gather) permute(count, I, x + r0 * I, plan.in.order, in);
+    float* to = scatter ? out : y + r0 * O;
+    multiply(plan.in, plan.out, plan.panel, plan.groups, count, gather ? in : x + r0 * I, I, panels, bias,
+             relu, to, O, units);
+    if (scatter) permute(count, O, out, plan.out.place, y + r0 * O);
+  }
+}
+
+// Cycles that one thread takes, roughly; the weights come from the second-level cache or from beyond it.
+inline double cycles(const Plan& plan, int64_t rows, int flags) {
+  const double weights = static_cast<double>(plan.panel[plan.groups]);
+  const double moved = weights / (weights < 131072 ? 8.0 : 2.0);
+  const double permuted = (flags & marl::kGather ? plan.in.size : 0) + (flags & marl::kScatter ? plan.out.size : 0);
+  return std::max(rows * weights / kLanes, moved) + 0.6 * rows * permuted;
+}
+constexpr double kWorthAThread = 60000;  // waking one costs about 10 us. CHOICE
+
+void forward(const Plan& plan, int64_t rows, const float* x, const float* panels, int flags, float* y,
+             int threads) {
+  const int64_t units = panels_in(plan.out, plan.groups);
+  if (threads > 1 && (cycles(plan, rows, flags) < kWorthAThread || omp_in_parallel())) threads = 1;
+  if (threads == 1) return forward_rows(plan, rows, x, panels, flags, y, {0, units});
+  const bool light = plan.panel[plan.groups] <= 131072;
+  const int64_t I = plan.in.size, O = plan.out.size;
+  if (rows >= 64 * threads || (light && rows >= 8 * threads)) {
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+    for (int t = 0; t < threads; ++t) {
+      const int64_t first = rows * t / threads, last = rows * (t + 1) / threads;
+      forward_rows(plan, last - first, x + first * I, panels, flags, y + first * O, {0, units});
+    }
+    return;
+  }
+  const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter;
+  Floats in = gather ? floats(rows * I) : nullptr, out = scatter ? floats(rows * O) : nullptr;
+  if (gather) permute(rows, I, x, plan.in.order, in.get());
+  const int inner = flags & marl::kRelu;
+  std::unique_ptr<int64_t[]> cut(new int64_t[threads + 1]);  // panels of nearly equal work for every thread
+  {
+    const double share = static_cast<double>(plan.panel[plan.groups]) / threads;
+    int64_t unit = 0, done = 0;
+    int t = 0;
+    cut[0] = 0;
+    for (int64_t g = 0; g < plan.groups; ++g) {
+      const int64_t m = plan.in.start[g + 1] - plan.in.start[g], n = plan.out.start[g + 1] - plan.out.start[g];
+      for (int64_t j = 0; j < n; j += kWidth, ++unit) {
+        const int64_t work = m * padded(std::min(kWidth, n - j));
+        while (t + 1 < threads && done + work / 2 >= share * (t + 1)) cut[++t] = unit;
+        done += work;
+      }
+    }
+    while (t < threads) cut[++t] = units;
+  }
+#pragma omp parallel for num_threads(threads) schedule(static, 1)
+  for (int t = 0; t < threads; ++t)
+    forward_rows(plan, rows, gather ? in.get() : x, panels, inner, scatter ? out.get() : y, {cut[t], cut[t + 1]});
+  if (scatter) permute(rows, O, out.get(), plan.out.place, y);
+}
+
+// Weights of a group, row-major n x m, as panels whose columns are the outputs: a transposition.
+void pack_turned(int64_t m, int64_t n, const float* from, float* to) {
+  panels_of(n, [&](int64_t j, int vectors, int) {
+    const int64_t width = vectors * kLanes, used = std::min(width, n - j);
+    float* panel = to + j * m;
+    for (int64_t k0 = 0; k0 < m; k0 += 16)
+      for (int64_t o = 0; o < width; ++o) {
+        const int64_t last = std::min<int64_t>(k0 + 16, m);
+        const float* row = from + (j + o) * m;
+        if (o < used)
+          for (int64_t k = k0; k < last; ++k) panel[k * width + o] = row[k];
+        else
+          for (int64_t k = k0; k < last; ++k) panel[k * width + o] = 0.0f;
+      }
+  });
+}
+
+// The same with the inputs as columns: copies of parts of rows.
+void pack_straight(int64_t m, int64_t n, const float* from, float* to) {
+  panels_of(m, [&](int64_t j, int vectors, int) {
+    const int64_t width = vectors * kLanes, used = std::min(width, m - j);
+    float* panel = to + j * n;
+    for (int64_t o = 0; o < n; ++o, panel += width) {
+      std::memcpy(panel, from + o * m + j, used * sizeof(float));
+      if (used < width) std::memset(panel + used, 0, (width - used) * sizeof(float));
+    }
+  });
+}
+
+void pack(const Plan& plan, const float* packed, const float* bias, float* panels) {
+  float* edge = panels + plan.panel[plan.groups];
+  for (int64_t g = 0; g < plan.groups; ++g) {
+    const int64_t m = plan.in.start[g + 1] - plan.in.start[g], n = plan.out.start[g + 1] - plan.out.start[g];
+    pack_turned(m, n, packed + plan.block[g], panels + plan.panel[g]);
+    for (int64_t j = 0; j < plan.out.edge[g + 1] - plan.out.edge[g]; ++j)
+      edge[plan.out.edge[g] + j] = bias && j < n ? bias[plan.out.order[plan.out.start[g] + j]] : 0.0f;
+  }
+}
+
+// Rows of group-major x, one group, as panels: row after row of up to kWidth columns, padded with zeros.
+void pack_rows(int64_t rows, const float* from, int64_t ld, int64_t n, float* to) {
+  panels_of(n, [&](int64_t j, int vectors, int) {
+    const int64_t width = vectors * kLanes, used = std::min(width, n - j);
+    float* panel = to + j * rows;
+    for (int64_t r = 0; r < rows; ++r, panel += width) {
+      std::memcpy(panel, from + r * ld + j, used * sizeof(float));
+      if (used < width) std::memset(panel + used, 0, (width - used) * sizeof(float));
+    }
+  });
+}
+
+// dW of some rows, added to what is there if `add`; d and s are group-major.
+void weight_gradient(const Plan& plan, int64_t rows, const float* d, const float* s, bool add, float* dpacked,
+                     float* scratch) {
+  const int64_t I = plan.in.size, O = plan.out.size;
+  for (int64_t g = 0; g < plan.groups; ++g) {
+    const int64_t m = plan.in.start[g + 1] - plan.in.start[g], n = plan.out.start[g + 1] - plan.out.start[g];
+    if (m == 0 || n == 0) continue;
+    float *of_x = scratch, *of_d = scratch + rows * padded(m);
+    pack_rows(rows, s + plan.in.start[g], I, m, of_x);
+    pack_rows(rows, d + plan.out.start[g], O, n, of_d);
+    panels_of(m, [&](int64_t j, int vectors, int last) {
+      const Ends ends{nullptr, add, false, last};
+      panels_of(n, [&](int64_t o, int wide, int) {
+        strip(std::min<int64_t>(kWidth, n - o), rows, of_d + o * rows, 1, wide * kLanes, of_x + j * rows,
+              dpacked + plan.block[g] + o * m + j, m, vectors, ends);
+      });
+    });
+  }
+}
+
+// The gradients of some rows. dpacked and dbias begin anew; dbias is in the order of dy.
+void backward_rows(const Plan& plan, int64_t rows, const float* x, const float* back, const float* y,
+                   const float* dy, int flags, const Gradients& to) {
+  const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter, relu = flags & marl::kRelu;
+  const int64_t I = plan.in.size, O = plan.out.size, G = plan.groups;
+  const int64_t most = std::max<int64_t>(1, std::min(rows, block_rows(std::max(I, O))));
+  const int64_t wide = std::max(plan.in.edge[G], plan.out.edge[G]);
+  Floats scratch = floats(most * (2 * O + 2 * I + 2 * wide));
+  float *d = scratch.get(), *turned = d + most * O, *s = turned + most * O, *dx = s + most * I;
+  float* panels = dx + most * I;
+  if (to.dbias) std::fill(to.dbias, to.dbias + O, 0.0f);
+  if (to.dpacked && rows == 0) std::fill(to.dpacked, to.dpacked + plan.nnz, 0.0f);
+  const int64_t units = panels_in(plan.in, G);
+  for (int64_t r0 = 0; r0 < rows; r0 += most) {
+    const int64_t count = std::min(most, rows - r0);
+    const float* own = dy + r0 * O;
+    if (relu) {
+      const float* on = y + r0 * O;
+      for (int64_t k = 0; k < count * O; ++k) turned[k] = on[k] > 0.0f ? own[k] : 0.0f;
+      own = turned;
+    }
+    if (to.dbias)
+      for (int64_t r = 0; r < count; ++r)
+        for (int64_t o = 0; o < O; ++o) to.dbias[o] += own[r * O + o];
+    if (scatter) permute(count, O, own, plan.out.order, d), own = d;
+    if (to.dpacked) {
+      const float* from = x + r0 * I;
+      if (gather) permute(count, I, from, plan.in.order, s), from = s;
+      weight_gradient(plan, count, own, from, r0 > 0, to.dpacked, panels);
+    }
+    if (!to.dx) continue;
+    float* into = gather ? dx : to.dx + r0 * I;
+    multiply(plan.out, plan.in, plan.panel_back, G, count, own, O, back, nullptr, false, into, I, {0, units});
+    if (gather) permute(count, I, dx, plan.in.place, to.dx + r0 * I);
+  }
+}
+
+// dbias in the order of dy.
+void gradients(const Plan& plan, int64_t rows, const float* x, const float* packed, const float* y,
+               const float* dy, int flags, const Gradients& to, int threads) {
+  const int64_t I = plan.in.size, O = plan.out.size, G = plan.groups;
+  Floats back = to.dx ? floats(plan.panel_back[G]) : nullptr;  // of the weights, dy to dx
+  if (to.dx)
+    for (int64_t g = 0; g < G; ++g)
+      pack_straight(plan.in.start[g + 1] - plan.in.start[g], plan.out.start[g + 1] - plan.out.start[g],
+                    packed + plan.block[g], back.get() + plan.panel_back[g]);
+  if (threads > 1 && (2 * cycles(plan, rows, flags) < kWorthAThread || rows < 2 * threads || omp_in_parallel()))
+    threads = 1;
+  if (threads == 1) return backward_rows(plan, rows, x, back.get(), y, dy, flags, to);
+  // Every thread sums its own rows; the sums are added in the order of the threads.
+  const int64_t own = plan.nnz + O;
+  Floats sums = floats((threads - 1) * own);
+#pragma omp parallel num_threads(threads)
+  {
+#pragma omp for schedule(static, 1)
+    for (int t = 0; t < threads; ++t) {
+      const int64_t first = rows * t / threads, count = rows * (t + 1) / threads - first;
+      Gradients mine = to;
+      if (t > 0 && to.dpacked) mine.dpacked = &sums[(t - 1) * own];
+      if (t > 0 && to.dbias) mine.dbias = &sums[(t - 1) * own + plan.nnz];
+      if (to.dx) mine.dx = to.dx + first * I;
+      backward_rows(plan, count, x + first * I, back.get(), y ? y + first * O : nullptr, dy + first * O, flags,
+                    mine);
+    }
+    if (to.dpacked) {
+#pragma omp for schedule(static)
+      for (int64_t k = 0; k < plan.nnz; ++k)
+        for (int t = 1; t < threads; ++t) to.dpacked[k] += sums[(t - 1) * own + k];
+    }
+#pragma omp single
+    if (to.dbias)
+      for (int t = 1; t < threads; ++t)
+        for (int64_t o = 0; o < O; ++o) to.dbias[o] += sums[(t - 1) * own + plan.nnz + o];
+  }
+}
+
+void backward(const Plan& plan, int64_t rows, const float* x, const float* packed, const float* y,
+              const float* dy, int flags, const Gradients& to, int threads) {
+  if (!to.dbias || flags & marl::kScatter) return gradients(plan, rows, x, packed, y, dy, flags, to, threads);
+  Floats group_major = floats(plan.out.size);
+  Gradients inner = to;
+  inner.dbias = group_major.get();
+  gradients(plan, rows, x, packed, y, dy, flags, inner, threads);
+  for (int64_t p = 0; p < plan.out.size; ++p) to.dbias[plan.out.order[p]] = group_major[p];
+}
+
+void sums(const Plan& plan, const float* a, const float* b, float* sum_in, float* sum_out) {
+  Floats columns = floats(plan.in.size);
+  std::fill(columns.get(), columns.get() + plan.in.size, 0.0f);
+  for (int64_t g = 0; g < plan.groups; ++g) {
+    const int64_t i0 = plan.in.start[g], m = plan.in.start[g + 1] - i0;
+    int64_t at = plan.block[g];
+    for (int64_t o = plan.out.start[g]; o < plan.out.start[g + 1]; ++o, at += m) {
+      Vec total{};
+      float *column = &columns[i0], rest = 0.0f;
+      int64_t i = 0;
+      for (; i + kLanes <= m; i += kLanes) {
+        const Vec product = marl::load(a + at + i) * marl::load(b + at + i);
+        marl::store(column + i, marl::load(column + i) + product);
+        total += product;
+      }
+      for (; i < m; ++i) column[i] += a[at + i] * b[at + i], rest += a[at + i] * b[at + i];
+      for (int l = 0; l < kLanes; ++l) rest += total[l];
+      sum_out[plan.out.order[o]] = rest;
+    }
+  }
+  for (int64_t p = 0; p < plan.in.size; ++p) sum_in[plan.in.order[p]] = columns[p];
+}
+
+const marl::Kernels kKernels{kLanes, pack, forward, backward, sums};
+
+}  // namespace
+
+extern "C" const marl::Kernels* marl_grouped() { return &kKernels; }
