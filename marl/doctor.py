@@ -251,6 +251,16 @@ PARTS = (
         "pip install pynq, on the board and in an environment of its own (it needs numpy < 2)",
         "pynq",
     ),
+    *(
+        Part(name, purpose, "pip install 'marl-suite[morl]'", module, name)
+        for name, module, purpose in (
+            ("cvxpy", "cvxpy", "exact FairDICE by the conic solver; Newton's needs nothing"),
+            ("h5py", "h5py", "reading and writing Minari data sets"),
+            ("minari", "minari", "Minari's own tools on our data sets"),
+            ("mo-gymnasium", "mo_gymnasium", "its worlds with several objectives"),
+            ("mujoco", "mujoco", "env=d4morl, robots with several objectives"),
+        )
+    ),
     Part("wandb", "logger=wandb", "pip install wandb", "wandb", note="runs offline unless told otherwise"),
     Part(
         "imageio-ffmpeg",
