@@ -19,8 +19,9 @@ from typing import Any
 from marl.config import RunConfig, load, unknown
 from marl.errors import FieldError, MarlError
 
-GROUPS = ("env", "agent", "loop", "settings", "logger")  # folders of marl/conf
+GROUPS = ("env", "agent", "loop", "settings", "logger", "sparsity")  # folders of marl/conf
 _LITERAL = ("run_id", "runs_dir")  # text taken as it stands
+_SHORT = {"groups": "agent.sparsity.groups"}  # words that stand for longer ones
 _CODE = ("env.target",)  # settings that name code: what is typed there is trusted for this run
 _TOP = tuple(f.name for f in dataclasses.fields(RunConfig))
 _MAX_SEEDS = 10_000  # CHOICE: a range beyond this is a slip of the keyboard
@@ -114,6 +115,7 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
     literal: dict[str, str] = {}
     for override in overrides:
         key, equals, value = override.partition("=")
+        key = _SHORT.get(key, key)
         name = key.lstrip("+~")
         if not equals and not key.startswith("~"):
             raise MarlError(f"{override!r} is not a setting: write name=value")

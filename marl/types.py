@@ -215,6 +215,12 @@ class Batch:
     cost_BTC: Tensor | None = None
     extras: dict[str, Tensor] = field(default_factory=dict)
 
+    def mean_reward(self) -> Tensor:
+        """Mean of the filled entries' rewards: the team's, or those of all agents or objectives."""
+        rewards = (self.reward_BT, self.agent_reward_BTN, self.reward_BTK)
+        reward = next(r for r in rewards if r is not None)
+        return reward[self.filled_BT].mean()
+
 
 class Agent(Protocol):
     """A team of learners. Files in agents/<name>/; built by its Config from an EnvSpec."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
+from marl.config import QUIET
 from marl.errors import require
+from marl.sparse.config import Layers
 
 # What None stands for. reinforce: released code of IC3Net. ppo: CHOICE, as marl/policy but for the
 # learning rate and the value weight of a network that actor and critic share.
@@ -60,6 +62,9 @@ class CommConfig:
     optimiser_eps: float | None = None  # >= 0; None: reinforce 1e-6, ppo 1e-5
     rmsprop_alpha: float = 0.97  # decay of rmsprop's mean square, [0, 1)
     max_grad_norm: float | None = None  # > 0; None: reinforce unlimited, ppo 10
+
+    # Which layers are sparse, and how: a dataclass of marl.sparse; None: none is
+    sparsity: Layers | None = field(default=None, metadata=QUIET)
 
     # PPO's own; marl/policy/config.py
     clip: float = 0.2  # of the probability ratio and of the value's change, > 0

@@ -32,6 +32,7 @@ from marl.policy.losses import entropy, masked_mean, policy_loss, value_loss
 from marl.policy.normalise import ValueNorm
 from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
+from marl.sparse import sparsify
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 
 _NEVER = -1e10  # logit of an unavailable action, as in marl/policy
@@ -82,6 +83,7 @@ class CommTeam:
             make_aggregate=make_aggregate,
             generator=rng.torch("init"),
         ).to(device)
+        self.pruner = sparsify(self.network, config.sparsity, rng)
         ppo = config.learner == "ppo"
         self.norm = ValueNorm(enabled=ppo and config.normalise_values).to(device)
         self.optimiser = Optimiser(
@@ -91,6 +93,7 @@ class CommTeam:
             eps=self.chosen["optimiser_eps"],
             alpha=config.rmsprop_alpha,
             max_grad_norm=self.chosen["max_grad_norm"],
+            pruner=self.pruner,
         )
         N = spec.n_agents
         self.extras_spec = {
@@ -172,6 +175,8 @@ class CommTeam:
         sums: dict[str, Tensor] = {}
         ppo = c.learner == "ppo"
         with kernels.alone(), undone_if_not_finite(self):
+            if self.pruner is not None:
+                self.pruner.observe(batch.mean_reward())
             chunks = self._chunks(batch)
             for epoch in range(c.epochs if ppo else 1):
                 order_X = rng.fold(epoch).bits(len(chunks["live"]))[0].argsort()
@@ -182,7 +187,8 @@ class CommTeam:
         self.updates += 1
         pairs = (self._wanted(batch.alive_BTN, None) & batch.filled_BT[..., None, None]).sum()
         talk = batch.extras["delivered"].float().mean(2).sum() / pairs.clamp(min=1)
-        return {name: value / steps for name, value in sums.items()} | {"talk": talk}
+        metrics = {name: value / steps for name, value in sums.items()} | {"talk": talk}
+        return metrics if self.pruner is None else metrics | self.pruner.metrics()
 
     @torch.no_grad()
     def _chunks(self, batch: Batch) -> dict[str, Tensor]:

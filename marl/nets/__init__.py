@@ -3,7 +3,7 @@
 Legend: B sequences, T time, N agents, C copies of the weights (absent: one set for all agents), R rows.
 """
 
-from marl.nets.flat import FlatParameters
+from marl.nets.flat import FlatParameters, bind
 from marl.nets.inputs import agent_inputs
 from marl.nets.linear import Linear, linear
 from marl.nets.mlp import MLP
@@ -18,6 +18,7 @@ __all__ = [
     "Linear",
     "Optimiser",
     "agent_inputs",
+    "bind",
     "linear",
     "load_tensors",
     "tensors_of",

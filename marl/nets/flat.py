@@ -2,8 +2,26 @@
 
 from __future__ import annotations
 
+from typing import Protocol, runtime_checkable
+
 import torch
 from torch import Tensor, nn
+
+
+@runtime_checkable
+class Bound(Protocol):
+    """A module that keeps working tensors beside its parameters and buffers."""
+
+    def bind(self) -> None:
+        """Make them anew: parameters were moved, or parameters or buffers filled."""
+        ...
+
+
+def bind(network: nn.Module) -> None:
+    """Call `bind` of every part that has it."""
+    for module in network.modules():
+        if isinstance(module, Bound):
+            module.bind()
 
 
 class FlatParameters:
@@ -20,11 +38,14 @@ class FlatParameters:
         parameters = list(module.parameters())
         self.vector = nn.Parameter(torch.cat([p.detach().reshape(-1) for p in parameters]))
         self.vector.grad = torch.zeros_like(self.vector)
+        self.start: dict[nn.Parameter, int] = {}  # where every parameter begins
         offset = 0
         for p in parameters:
+            self.start[p] = offset
             p.data = self.vector.data[offset : offset + p.numel()].view(p.shape)
             p.grad = self.vector.grad[offset : offset + p.numel()].view(p.shape)
             offset += p.numel()
+        bind(module)
 
     @property
     def grad(self) -> Tensor:

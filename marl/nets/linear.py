@@ -1,6 +1,7 @@
 """The one factory of linear layers: `linear(inputs, outputs, ...)`.
 
-Every network of the suite asks here for its layers and never knows how they are executed.
+Every network of the suite asks here for its layers and never knows how they are executed: `marl.sparse.sparsify`
+may put grouped layers in their place once the network is built, with the weights that they have.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from marl.errors import require
 from marl.nets import kernels
 
 
@@ -52,7 +52,6 @@ def linear(
     generator: torch.Generator,
     copies: int | None = None,
     gain: float | None = None,
-    sparsity: str | None = None,
 ) -> Linear:
     """Make a linear layer.
 
@@ -63,12 +62,7 @@ def linear(
             applied to x[..., c, :].
         gain: None: weights and biases uniform on +-1/sqrt(inputs) (the default of torch.nn.Linear).
             A number > 0: orthogonal weights times it, zero biases.
-        sparsity: name of the sparse form; None is dense, the only form there is.
-
-    Raises:
-        FieldError: a sparse form was asked for.
     """
-    require(sparsity is None, "sparsity", sparsity, "give null: dense layers are the only form there is")
     lead = () if copies is None else (copies,)
     weight, bias = torch.empty(*lead, outputs, inputs), torch.zeros(*lead, outputs)
     if gain is None:

@@ -18,7 +18,6 @@ class MLP(nn.Module):
         sizes: features from input to output, at least two numbers; two make one linear layer.
         generator: source of the initial weights.
         copies: as in `marl.nets.linear`.
-        sparsity: as in `marl.nets.linear`.
     """
 
     def __init__(
@@ -27,11 +26,10 @@ class MLP(nn.Module):
         *,
         generator: torch.Generator,
         copies: int | None = None,
-        sparsity: str | None = None,
     ) -> None:
         super().__init__()
         self.layers = nn.ModuleList(
-            linear(a, b, generator=generator, copies=copies, sparsity=sparsity) for a, b in pairwise(sizes)
+            linear(a, b, generator=generator, copies=copies) for a, b in pairwise(sizes)
         )
 
     def forward(self, x: Tensor) -> Tensor:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError, NonFiniteError
 from marl.nets import kernels
-from marl.nets.flat import FlatParameters
+from marl.nets.flat import FlatParameters, bind
+
+if TYPE_CHECKING:
+    from marl.sparse import Pruner
 
 
 class Optimiser:
@@ -26,6 +29,8 @@ class Optimiser:
         alpha: decay of rmsprop's mean square.
         max_grad_norm: > 0.
         native: adam's step in one native pass where that serves; it rounds unlike torch's.
+        pruner: what makes the module sparse, or None. Weights that rest take no part in a step: their values
+            and statistics stay.
     """
 
     def __init__(
@@ -38,8 +43,9 @@ class Optimiser:
         alpha: float = 0.99,
         max_grad_norm: float,
         native: bool = False,
+        pruner: Pruner | None = None,
     ) -> None:
-        self.flat, self.max_grad_norm = FlatParameters(module), max_grad_norm
+        self.flat, self.max_grad_norm, self.pruner = FlatParameters(module), max_grad_norm, pruner
         self._native = native and kind == "adam"
         vector = [self.flat.vector]
         self._torch: torch.optim.Optimizer
@@ -54,7 +60,7 @@ class Optimiser:
         Raises:
             NonFiniteError: the loss or its gradient is NaN or infinite; nothing was changed.
         """
-        self.flat.grad.zero_()  # others may have differentiated this network
+        self._clear()  # others may have differentiated this network
         if torch.isfinite(loss):  # else `apply` says so
             loss.backward()  # type: ignore[no-untyped-call]
         return self.apply(loss, name)
@@ -70,26 +76,79 @@ class Optimiser:
             NonFiniteError: the loss or its gradient is NaN or infinite; no parameter was changed.
         """
         if not math.isfinite(float(loss.detach())):
-            self.flat.grad.zero_()
+            self._clear()
             raise NonFiniteError(name)
-        native = self._native and kernels.usable(self.flat.vector)
+        if self.pruner is not None:
+            self.pruner.before_step()
+        resting = [] if self.pruner is None else self.pruner.resting()
+        native = self._native and kernels.usable(self.flat.vector) and not resting
         norm = self._native_step() if native else torch.linalg.vector_norm(self.flat.grad)
         if not math.isfinite(float(norm)):
-            self.flat.grad.zero_()
+            self._clear()
             raise NonFiniteError(f"gradient of {name}")
         if not native:
             shrink = self.max_grad_norm / (norm + 1e-6)  # 1e-6 as in torch.nn.utils.clip_grad_norm_
             self.flat.grad.mul_(shrink.clamp(max=1.0))
-            self._torch.step()
+            if resting:
+                self._part_step(resting)
+            else:
+                self._torch.step()
             self.flat.grad.zero_()
+        if self.pruner is not None:
+            self._move(self.pruner)
         return norm
+
+    def _clear(self) -> None:
+        self.flat.grad.zero_()
+        if self.pruner is not None:
+            self.pruner.clear()
+
+    def _statistics(self) -> dict[str, Any]:
+        """Step count and moments of the whole vector, zeros before the first step; changed in place."""
+        state: dict[str, Any] = self._torch.state[self.flat.vector]
+        if not state:
+            adam = isinstance(self._torch, torch.optim.Adam)
+            names = ("exp_avg", "exp_avg_sq") if adam else ("square_avg",)
+            zeros = {name: torch.zeros_like(self.flat.vector.data) for name in names}
+            state.update({"step": torch.zeros(()), **zeros})
+        return state
+
+    @torch.no_grad()
+    def _part_step(self, resting: list[tuple[nn.Parameter, int]]) -> None:
+        """The step, but for entries that rest; as torch.optim has it, and at the cost of what is moved alone."""
+        state, group = self._statistics(), self._torch.param_groups[0]
+        state["step"] += 1
+        steps, first, end = int(state["step"]), 0, len(self.flat.vector)
+        awake = []
+        for parameter, kept in resting:  # in the order of the vector
+            start = self.flat.start[parameter]
+            awake.append(slice(first, start + kept))
+            first = start + parameter.numel()
+        for part in (*awake, slice(first, end)):
+            p, g = self.flat.vector.data[part], self.flat.grad[part]
+            if "square_avg" in state:
+                root = state["square_avg"][part].mul_(group["alpha"]).addcmul_(g, g, value=1 - group["alpha"])
+                p.addcdiv_(g, root.sqrt().add_(group["eps"]), value=-group["lr"])
+            else:
+                beta1, beta2 = group["betas"]
+                mean = state["exp_avg"][part].lerp_(g, 1 - beta1)
+                root = state["exp_avg_sq"][part].mul_(beta2).addcmul_(g, g, value=1 - beta2).sqrt()
+                root = root.div_((1 - beta2**steps) ** 0.5).add_(group["eps"])
+                p.addcdiv_(mean, root, value=-group["lr"] / (1 - beta1**steps))
+
+    def _move(self, pruner: Pruner) -> None:
+        """Let the pruner change what it changes; statistics go where their weights went."""
+        state = self._statistics()
+        for parameter, order in pruner.after_step(int(state["step"])):
+            start = self.flat.start[parameter]
+            for name, value in state.items():
+                if name != "step":
+                    part = value[start : start + parameter.numel()]
+                    part.copy_(part[order])
 
     def _native_step(self) -> Tensor:
         """Adam in one pass; nothing changes where the gradient's norm, returned, is not finite."""
-        vector, state = self.flat.vector, self._torch.state[self.flat.vector]
-        if not state:
-            zeros = {name: torch.zeros_like(vector.data) for name in ("exp_avg", "exp_avg_sq")}
-            state.update({"step": torch.zeros(()), **zeros})
+        vector, state = self.flat.vector, self._statistics()
         group = self._torch.param_groups[0]
         norm, steps = torch.empty(()), int(state["step"]) + 1
         arrays = vector.data, self.flat.grad, state["exp_avg"], state["exp_avg_sq"]
@@ -158,3 +217,4 @@ def load_tensors(module: nn.Module, tensors: Mapping[str, Tensor], part: str) ->
             shapes = f"{tuple(tensors[name].shape)}, wanted {tuple(own.shape)}"
             raise MarlError(f"{part}: {name} has shape {shapes}: use the configuration it was saved with")
         own.copy_(tensors[name])
+    bind(module)

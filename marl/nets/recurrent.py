@@ -34,7 +34,6 @@ class GRU(nn.Module):
         hidden: state features H.
         generator: source of the initial weights.
         copies: None for one set of weights, or one per agent (then N must equal it).
-        sparsity: as in `marl.nets.linear`.
     """
 
     def __init__(
@@ -44,19 +43,23 @@ class GRU(nn.Module):
         *,
         generator: torch.Generator,
         copies: int | None = None,
-        sparsity: str | None = None,
     ) -> None:
         super().__init__()
         self.hidden = hidden
-        self.input = linear(inputs, 3 * hidden, generator=generator, copies=copies, sparsity=sparsity)
-        self.recurrent = linear(hidden, 3 * hidden, generator=generator, copies=copies, sparsity=sparsity)
+        self.input = linear(inputs, 3 * hidden, generator=generator, copies=copies)
+        self.recurrent = linear(hidden, 3 * hidden, generator=generator, copies=copies)
         bound = hidden**-0.5
         for p in self.parameters():
             nn.init.uniform_(p, -bound, bound, generator=generator)
 
+    @property
+    def _dense(self) -> bool:
+        """Whether the native form serves: it takes dense weights, not a sparse layer in their place."""
+        return type(self.input) is type(self.recurrent) is Linear
+
     def step(self, x_BNI: Tensor, h_BNH: Tensor) -> Tensor:
         """The state after one entry, (B, N, H)."""
-        if kernels.usable(x_BNI):
+        if kernels.usable(x_BNI) and self._dense:
             never_B1 = torch.zeros(x_BNI.shape[0], 1, dtype=torch.bool)
             return self(x_BNI[:, None], never_B1, h_BNH)[:, 0]
         return _cell(self.input(x_BNI), self.recurrent, h_BNH)
@@ -72,7 +75,7 @@ class GRU(nn.Module):
         Returns:
             h_BTNH.
         """
-        if kernels.usable(x_BTNI):
+        if kernels.usable(x_BTNI) and self._dense:
             weights = self.input.weight, self.input.bias, self.recurrent.weight, self.recurrent.bias
             return kernels.gru(x_BTNI, start_BT, h_BNH, *weights)
         return gru_sequence(self.input(x_BTNI), self.recurrent, start_BT, h_BNH)
@@ -126,12 +129,11 @@ class LSTM(nn.Module):
         *,
         generator: torch.Generator,
         copies: int | None = None,
-        sparsity: str | None = None,
     ) -> None:
         super().__init__()
         self.hidden = hidden
-        self.input = linear(inputs, 4 * hidden, generator=generator, copies=copies, sparsity=sparsity)
-        self.recurrent = linear(hidden, 4 * hidden, generator=generator, copies=copies, sparsity=sparsity)
+        self.input = linear(inputs, 4 * hidden, generator=generator, copies=copies)
+        self.recurrent = linear(hidden, 4 * hidden, generator=generator, copies=copies)
         bound = hidden**-0.5
         for p in self.parameters():
             nn.init.uniform_(p, -bound, bound, generator=generator)

@@ -18,7 +18,7 @@ from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
 from marl.nets import kernels
-from marl.nets.linear import linear
+from marl.nets.linear import Linear, linear
 
 Activation = Literal["relu", "tanh"]
 _CODES = {None: 0, "relu": 1, "tanh": 2}  # marl/native/tower.cpp
@@ -84,9 +84,13 @@ class Tower(nn.Module):
             p for module in modules for p in (module.weight, module.bias)
         ]  # as the native form has it
 
+    def native(self, x: Tensor) -> bool:
+        """Whether the native form serves this input: it takes dense layers, not sparse ones in their place."""
+        return kernels.usable(x) and all(type(layer) is Linear for layer in self.layers)
+
     def forward(self, x: Tensor) -> Tensor:
         """Args: x: (..., sizes[0]). Returns: (..., sizes[-1])."""
-        if not kernels.usable(x):
+        if not self.native(x):
             return self.torch_form(x)
         if torch.is_grad_enabled():
             return _Native.apply(x, self._plan, self.after is not None, *self._order)

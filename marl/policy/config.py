@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from marl.config import QUIET
 from marl.errors import require
+from marl.sparse.config import Layers
 
 
 @dataclass(kw_only=True)
@@ -23,6 +25,9 @@ class PolicyConfig:
     recurrent: bool = True  # a GRU after the two layers, or not
     share: bool = True  # one actor and one critic for all agents, or one each
     agent_ids: bool = True  # one-hot agent id in the inputs
+
+    # Which layers are sparse, and how: a dataclass of marl.sparse; None: none is
+    sparsity: Layers | None = field(default=None, metadata=QUIET)
 
     clip: float = 0.2  # of the probability ratio and of the value's change, > 0; 0.05 on some maps
     epochs: int = 10  # passes over a rollout, >= 1; 5, 10 or 15 by map

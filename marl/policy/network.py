@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from marl.nets import GRU, kernels
+from marl.nets import GRU
 from marl.nets.tower import Activation, Tower
 
 
@@ -103,7 +103,7 @@ class SequenceNet(nn.Module):
         Returns:
             The loss's values.
         """
-        if self.core is None and kernels.usable(x_BTNI):
+        if self.core is None and self.body.native(x_BTNI):
             return self.body.learn(x_BTNI, loss)
         if self.core is None:
             y = self.body(x_BTNI)

@@ -27,6 +27,7 @@ from marl.policy.network import SequenceNet
 from marl.policy.normalise import ValueNorm
 from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
+from marl.sparse import sparsify
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 
 _METRICS = ("policy_loss", "entropy", "kl", "value_loss", "actor_grad_norm", "critic_grad_norm")
@@ -69,6 +70,10 @@ class PolicyTeam:
         self.extras_spec = self.policy.extras_spec
         self.critic = self._network(generator, seen, 1, head_gain=1.0)
         self.norm = ValueNorm(enabled=config.normalise_values).to(device)
+        self.pruners = {
+            name: sparsify(module, config.sparsity, rng.child(name))
+            for name, module in (("actor", self.actor), ("critic", self.critic))
+        }
         self.optimisers = {
             name: Optimiser(
                 module,
@@ -77,6 +82,7 @@ class PolicyTeam:
                 eps=config.optimiser_eps,
                 max_grad_norm=config.max_grad_norm,
                 native=True,
+                pruner=self.pruners[name],
             )
             for name, module in (("actor", self.actor), ("critic", self.critic))
         }
@@ -143,8 +149,14 @@ class PolicyTeam:
             NonFiniteError: a loss or gradient is NaN or infinite; everything is as before the update.
         """
         with kernels.alone(), undone_if_not_finite(self):
+            for pruner in self.pruners.values():
+                if pruner is not None:
+                    pruner.observe(batch.mean_reward())
             metrics = self._epochs(batch, rng)
         self.updates += 1
+        for part, pruner in self.pruners.items():
+            if pruner is not None:
+                metrics |= {f"{part}_{name}": value for name, value in pruner.metrics().items()}
         return metrics | {"loss": metrics["policy_loss"] + metrics["value_loss"]}
 
     def _epochs(self, batch: Batch, rng: Stream) -> dict[str, Tensor]:

@@ -3,9 +3,23 @@
 Legend: I inputs, O outputs, G groups, R rows of a batch.
 """
 
-from marl.sparse.config import Grouped
+from marl.sparse.config import Grouped, Layers, RandomGroups
 from marl.sparse.grouping import Grouping
+from marl.sparse.layer import GroupedLayer, follow, grouped_layers
 from marl.sparse.layout import Layout
 from marl.sparse.linear import grouped_linear
+from marl.sparse.pruning import Pruner, sparsify
 
-__all__ = ["Grouped", "Grouping", "Layout", "grouped_linear"]
+__all__ = [
+    "Grouped",
+    "GroupedLayer",
+    "Grouping",
+    "Layers",
+    "Layout",
+    "Pruner",
+    "RandomGroups",
+    "follow",
+    "grouped_layers",
+    "grouped_linear",
+    "sparsify",
+]

@@ -6,13 +6,17 @@ marl/conf/sparsity; all start from `Layers`, which says for which layers it is.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
-from marl.errors import require
+import torch
+from torch import nn
 
-SMALLEST = 32
+from marl.errors import MarlError, require
+
+if TYPE_CHECKING:
+    from marl.sparse.pruning.interface import Pruner
 
 
 @dataclass(kw_only=True)
@@ -21,11 +25,20 @@ class Layers:
 
     # Layers with fewer inputs or outputs stay dense. CHOICE: the paper does not say which layers are grouped;
     # heads and encoders of a few features hold hardly any weights and would lose whole features.
-    smallest: int = SMALLEST  # features, >= 1
+    smallest: int = 32  # features, >= 1
     dense: tuple[str, ...] = ()  # layers that stay dense: names in the network, or parts of it ("mixer")
 
     def __post_init__(self) -> None:
         require(self.smallest >= 1, "smallest", self.smallest, "give an integer >= 1")
+
+    def build(self, network: nn.Module, generator: torch.Generator) -> Pruner:
+        """Make the network's chosen layers sparse; what is returned must go to its optimiser."""
+        raise MarlError("sparsity has settings but no kind: add sparsity=grouped, or another of marl/conf/sparsity")
+
+    @property
+    def named(self) -> Iterable[str]:
+        """Parts of the network that the config names."""
+        return self.dense
 
     def means(self, name: str, inputs: int, outputs: int) -> bool:
         """Whether the layer of this name and size is meant."""
@@ -52,10 +65,24 @@ class Groups(Layers):
         for name, groups in self.layer_groups.items():
             require(groups >= 1, f"layer_groups.{name}", groups, "give an integer >= 1")
 
+    @property
+    def named(self) -> Iterable[str]:
+        return (*self.dense, *self.layer_groups)
+
+    def build(self, network: nn.Module, generator: torch.Generator) -> Pruner:
+        from marl.sparse.pruning.grouped import GroupPruner
+
+        return GroupPruner(network, self, generator)
+
     def of(self, name: str) -> int:
         """G of the layer of this name."""
         fitting = [part for part in self.layer_groups if within(name, part)]
         return self.layer_groups[max(fitting, key=len)] if fitting else self.groups
+
+
+@dataclass(kw_only=True)
+class RandomGroups(Groups):
+    """Random groups of equal size that never change: what learning the groups must beat."""
 
 
 @dataclass(kw_only=True)

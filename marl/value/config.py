@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
+from marl.config import QUIET
 from marl.errors import require
+from marl.sparse.config import Layers
 
 
 @dataclass(kw_only=True)
@@ -29,6 +31,9 @@ class ValueConfig:
     optimiser_eps: float = 1e-8  # >= 0, added to the root; Adam's default; PyMARL's RMSprop: 1e-5
     rmsprop_alpha: float = 0.99  # decay of the mean square, [0, 1); PyMARL
     max_grad_norm: float = 10.0  # > 0, of all parameters together; PyMARL
+
+    # Which layers are sparse, and how: a dataclass of marl.sparse; None: none is
+    sparsity: Layers | None = field(default=None, metadata=QUIET)
 
     target_every: int = 200  # updates between two target updates, >= 1; PyMARL: 200 episodes
     target_tau: float = 1.0  # target <- tau online + (1 - tau) target, (0, 1]; 1 copies (PyMARL)

@@ -18,9 +18,10 @@ import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError
-from marl.nets import FlatParameters, Optimiser, kernels, load_tensors, tensors_of
+from marl.nets import FlatParameters, Optimiser, bind, kernels, load_tensors, tensors_of
 from marl.returns import lambda_returns, nstep_returns
 from marl.rng import Rng, Stream
+from marl.sparse import follow, sparsify
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value.config import ValueConfig
 from marl.value.explore import epsilon_greedy
@@ -79,7 +80,9 @@ class QTeam:
         self.spec, self.config, self.device = spec, config, device
         self.updates = 0
         self.online = self._make(make_mixer, rng.torch("init")).to(device)
-        self.target = self._make(make_mixer, torch.Generator()).to(device).requires_grad_(False)
+        self.target = self._make(make_mixer, torch.Generator()).to(device)
+        self.pruner = sparsify(self.online, config.sparsity, rng)
+        sparsify(self.target, config.sparsity, rng.child("target"))
         self.optimiser = Optimiser(
             self.online,
             kind=config.optimiser,
@@ -87,14 +90,21 @@ class QTeam:
             eps=config.optimiser_eps,
             alpha=config.rmsprop_alpha,
             max_grad_norm=config.max_grad_norm,
+            pruner=self.pruner,
         )
-        self._target = FlatParameters(self.target)
-        self._target.vector.data.copy_(self.optimiser.flat.vector.data)
+        self._target = FlatParameters(self.target.requires_grad_(False))
+        self._move_target(1.0)
 
     def _make(
         self, make_mixer: Callable[[torch.Generator], nn.Module], generator: torch.Generator
     ) -> _Networks:
         return _Networks(RecurrentQ(self.spec, self.config, generator), make_mixer(generator))
+
+    def _move_target(self, tau: float) -> None:
+        """theta^- <- tau theta + (1 - tau) theta^-, and the groups of theta where layers are grouped."""
+        follow(self.target, self.online)
+        self._target.vector.data.lerp_(self.optimiser.flat.vector.data, tau)
+        bind(self.target)
 
     # Acting
 
@@ -135,20 +145,28 @@ class QTeam:
             NonFiniteError: loss or gradient is NaN or infinite; nothing was changed.
         """
         with kernels.alone():
+            if self.pruner is not None:
+                self.pruner.observe(batch.mean_reward())
             value_BTM, target_BTM = self._values_and_targets(batch)
             loss = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
             norm = self.optimiser.step(loss)
         self.updates += 1
         if self.updates % self.config.target_every == 0:
-            self._target.vector.data.lerp_(self.optimiser.flat.vector.data, self.config.target_tau)
+            self._move_target(self.config.target_tau)
+        return self._metrics(batch, loss, norm, value_BTM, target_BTM)
+
+    def _metrics(
+        self, batch: Batch, loss: Tensor, norm: Tensor, value_BTM: Tensor, target_BTM: Tensor
+    ) -> dict[str, Tensor]:
         filled_BT1 = batch.filled_BT[:, :, None]
         count = (filled_BT1.sum() * value_BTM.shape[-1]).clamp(min=1)
-        return {
+        metrics = {
             "loss": loss.detach(),
             "grad_norm": norm,
             "value": torch.where(filled_BT1, value_BTM.detach(), 0.0).sum() / count,
             "target": torch.where(filled_BT1, target_BTM, 0.0).sum() / count,
         }
+        return metrics if self.pruner is None else metrics | self.pruner.metrics()
 
     def _values_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
         """Q of the actions taken, differentiable, and their targets; both (B, T, M)."""

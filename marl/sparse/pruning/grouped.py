@@ -1,0 +1,120 @@
+"""Weight grouping as a pruner: learned groups (LearningGroup), and random ones that stay (its control)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from marl.nets import Linear
+from marl.sparse.config import Grouped, Groups
+from marl.sparse.grouping import Grouping, balanced
+from marl.sparse.layer import GroupedCopies, GroupedLayer, grouped_layers
+from marl.sparse.pruning.interface import Moved, Pruner, chosen_layers
+
+
+class GroupPruner(Pruner):
+    """The groups of a network's layers, learned or fixed.
+
+    Args:
+        network: its chosen layers are replaced by grouped ones, with the weights they had.
+        config: `Grouped` for learned groups, else `RandomGroups`.
+        generator: source of the logits, or of the random groups.
+    """
+
+    def __init__(self, network: nn.Module, config: Groups, generator: torch.Generator) -> None:
+        super().__init__()
+        learned = config if isinstance(config, Grouped) else None
+        self._refresh = learned.refresh if learned else 0
+        self._whole: dict[str, tuple[int, int]] = {}  # layers of one group: they stay as they are
+        for name, layer in list(chosen_layers(network, config)):
+            groups, count = config.of(name), layer.weight.numel()
+            if groups == 1:
+                self._whole[name] = (count, count)
+            else:
+                network.set_submodule(name, _convert(layer, groups, config, generator))
+        self._layers = tuple(grouped_layers(network))  # a tuple: they are not this module's own
+
+    def clear(self) -> None:
+        for _, layer in self._layers:
+            layer.clear()
+
+    def before_step(self) -> None:
+        for _, layer in self._layers:
+            layer.gradients()
+
+    def after_step(self, steps: int) -> list[Moved]:
+        moved = []
+        due = self._refresh and steps % self._refresh == 0
+        for _, layer in self._layers:
+            order = layer.regroup(*layer.grouping.indices()) if due and layer.grouping is not None else None
+            if order is None:
+                layer.renew()
+            else:
+                moved.append(Moved(layer.weight, order))
+        return moved
+
+    def resting(self) -> list[tuple[nn.Parameter, int]]:
+        return [(layer.weight, layer.layout.nnz) for _, layer in self._layers]
+
+    def kept(self) -> dict[str, tuple[int, int]]:
+        grouped = {name: (layer.layout.nnz, layer.weight.numel()) for name, layer in self._layers}
+        return grouped | self._whole
+
+    def metrics(self) -> dict[str, Tensor]:
+        """Also the number of groups without inputs or without outputs, in all layers together."""
+        empty = sum(
+            0 in pair
+            for _, layer in self._layers
+            for pair in zip(layer.layout.sizes_in, layer.layout.sizes_out, strict=True)
+        )
+        return super().metrics() | {"empty_groups": torch.tensor(float(empty))}
+
+
+def _convert(layer: Linear, groups: int, config: Groups, generator: torch.Generator) -> nn.Module:
+    """The grouped layer in place of a dense one, one per copy of its weights."""
+    device = layer.weight.device
+    O, I = layer.weight.shape[-2:]  # noqa: E741 - the legend's letters
+    make = _learned if isinstance(config, Grouped) else _random
+    weights, biases = layer.weight.detach().reshape(-1, O, I), layer.bias.detach().reshape(-1, O)
+    made = [
+        GroupedLayer(
+            weight,
+            bias,
+            make(I, O, groups, config, generator, device),
+            groups,
+            full=isinstance(config, Grouped) and config.ste == "full",
+            backend=config.backend,
+        )
+        for weight, bias in zip(weights, biases, strict=True)
+    ]
+    return made[0] if layer.weight.dim() == 2 else GroupedCopies(made)
+
+
+_Make = Callable[[int, int, int, Groups, torch.Generator, torch.device], Grouping | tuple[Tensor, Tensor]]
+
+
+def _learned(
+    I: int,  # noqa: E741
+    O: int,  # noqa: E741
+    G: int,
+    config: Groups,
+    generator: torch.Generator,
+    device: torch.device,
+) -> Grouping:
+    assert isinstance(config, Grouped)
+    return Grouping(I, O, G, config, generator).to(device)
+
+
+def _random(
+    I: int,  # noqa: E741
+    O: int,  # noqa: E741
+    G: int,
+    config: Groups,
+    generator: torch.Generator,
+    device: torch.device,
+) -> tuple[Tensor, Tensor]:
+    """Random groups of equal size."""
+    pair = [balanced(torch.rand(n, G, generator=generator)).to(device) for n in (I, O)]
+    return pair[0], pair[1]
