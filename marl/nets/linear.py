@@ -1,7 +1,7 @@
 """The one factory of linear layers: `linear(inputs, outputs, ...)`.
 
-Every network of the suite asks here for its layers and never knows how they are executed: `marl.sparse.sparsify`
-may put grouped layers in their place once the network is built, with the weights that they have.
+Every network of the suite asks here for its layers and never knows how they are executed:
+`marl.sparse.sparsify` may put grouped layers in their place once it is built, with the weights they have.
 """
 
 from __future__ import annotations

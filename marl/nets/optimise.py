@@ -115,7 +115,7 @@ class Optimiser:
 
     @torch.no_grad()
     def _part_step(self, resting: list[tuple[nn.Parameter, int]]) -> None:
-        """The step, but for entries that rest; as torch.optim has it, and at the cost of what is moved alone."""
+        """The step as torch.optim has it, but for entries that rest; they cost nothing."""
         state, group = self._statistics(), self._torch.param_groups[0]
         state["step"] += 1
         steps, first, end = int(state["step"]), 0, len(self.flat.vector)

@@ -85,7 +85,7 @@ class Tower(nn.Module):
         ]  # as the native form has it
 
     def native(self, x: Tensor) -> bool:
-        """Whether the native form serves this input: it takes dense layers, not sparse ones in their place."""
+        """Whether the native form serves: it takes dense weights, not sparse layers in their place."""
         return kernels.usable(x) and all(type(layer) is Linear for layer in self.layers)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -33,7 +33,9 @@ class Layers:
 
     def build(self, network: nn.Module, generator: torch.Generator) -> Pruner:
         """Make the network's chosen layers sparse; what is returned must go to its optimiser."""
-        raise MarlError("sparsity has settings but no kind: add sparsity=grouped, or another of marl/conf/sparsity")
+        raise MarlError(
+            "sparsity has settings but no kind: add sparsity=grouped, or another of marl/conf/sparsity"
+        )
 
     @property
     def named(self) -> Iterable[str]:

@@ -51,6 +51,27 @@ LOOPS = {
     ),
     "on_policy": ("env=battle/3m", "agent=vdn", *ON_POLICY),
     "ppo": ("env=battle/3m", "agent=mappo", "agent.hidden=16", "loop.rollout_steps=10"),
+    # Groups that change at nearly every step; the target follows them.
+    "off_policy_grouped": (
+        "env=battle/3m",
+        "agent=qmix",
+        *OFF_POLICY,
+        "sparsity=grouped",
+        "agent.sparsity.smallest=4",
+        "agent.sparsity.initial_std=0.01",
+    ),
+    "talking_grouped": (
+        "env=relay_game",
+        "agent=ic3net",
+        "agent.hidden=16",
+        "loop.rollout_steps=10",
+        "sparsity=grouped",
+        "groups=3",
+        "agent.sparsity.ste=selected",
+        "agent.sparsity.smallest=4",
+        "agent.sparsity.initial_std=0.01",
+        "agent.sparsity.refresh=2",
+    ),
     "talking": ("env=relay_game", "agent=ic3net", "agent.hidden=16", "loop.rollout_steps=10"),
 }
 

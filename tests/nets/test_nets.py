@@ -4,7 +4,6 @@ import pytest
 import torch
 from torch import nn
 
-from marl.errors import MarlError
 from marl.nets import GRU, MLP, FlatParameters, Optimiser, linear
 
 
@@ -40,11 +39,6 @@ def test_linear_with_gain_is_orthogonal_with_zero_bias():
         torch.testing.assert_close(weight @ weight.T, 4.0 * torch.eye(4), rtol=1e-5, atol=1e-5)
     assert not torch.equal(*layer.weight)
     assert (layer.bias == 0).all()
-
-
-def test_sparsity_that_does_not_exist_is_refused():
-    with pytest.raises(MarlError, match=r"sparsity='block'.*give null"):
-        linear(2, 2, generator=_generator(), sparsity="block")
 
 
 def test_mlp_has_relu_between_layers_only():

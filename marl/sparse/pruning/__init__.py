@@ -1,8 +1,8 @@
 """Ways to make a network sparse while it learns, behind one interface: `Pruner`.
 
-A way is a dataclass whose `build` takes a network and returns a Pruner for `marl.nets.Optimiser`; the files of
-marl/conf/sparsity name them. Grouping replaces layers by grouped ones; the others leave them dense and hold
-weights at zero or equal, as reference methods to compare with.
+A way is a dataclass whose `build` takes a network and returns a Pruner for `marl.nets.Optimiser`; the files
+of marl/conf/sparsity name them. Grouping replaces layers by grouped ones; the others leave them dense and
+hold weights at zero or equal, as reference methods to compare with.
 """
 
 from marl.sparse.pruning.circulant import BlockCirculant

@@ -81,9 +81,7 @@ class CirculantPruner(Pruner):
 
     def kept(self) -> dict[str, tuple[int, int]]:
         """Stored values."""
-        return {
-            name: (len(self._first[name].unique()), layer.weight.numel()) for name, layer in self._layers
-        }
+        return {name: (len(self._first[name].unique()), layer.weight.numel()) for name, layer in self._layers}
 
 
 def tie(weight: Tensor, first: Tensor) -> None:

@@ -2,13 +2,14 @@
 
 While the share of zeros s is below its goal, weights are tied in circulant blocks, so that a layer stores
 little from the first step on; every `every` steps s rises by `rise`, but only while the reward holds: its
-running mean is not below (1 - `tolerance`) of the best one so far, in units of that best's size. Whole classes are
+running mean is not below the best one so far by more than `tolerance` of that one's size. Whole classes are
 pruned, the smallest first. At the goal the ties are released and the mask stays.
 CHOICE: the paper was known only by its abstract: selective block-circulant compression for a high ratio in
 every iteration, and a target sparsity that reward-aware pruning adapts. Amounts, pace and the release of the
 ties are ours.
 
-Reference: Lee et al., "GST: Group-Sparse Training for Accelerating Deep Reinforcement Learning", arXiv 2101.09650.
+Reference: Lee et al., "GST: Group-Sparse Training for Accelerating Deep Reinforcement Learning", 2021
+(arXiv 2101.09650).
 """
 
 from __future__ import annotations
@@ -59,7 +60,9 @@ class GroupSparsePruner(MaskPruner):
     def __init__(self, network: nn.Module, config: GroupSparse) -> None:
         super().__init__(network, config)
         self._config = config
-        self._first = [first_of_class(w.weight.shape, config.block).to(w.weight.device) for _, w in self.layers]
+        self._first = [
+            first_of_class(w.weight.shape, config.block).to(w.weight.device) for _, w in self.layers
+        ]
         self.register_buffer("share", torch.zeros((), dtype=torch.float64))
         self.register_buffer("reward", torch.full((), torch.nan, dtype=torch.float64))
         self.register_buffer("best", torch.full((), -torch.inf, dtype=torch.float64))

@@ -68,7 +68,9 @@ def chosen_layers(network: nn.Module, config: Layers) -> Iterator[tuple[str, Lin
     names = [name for name, _ in network.named_modules()]
     for part in config.named:
         if part not in names:
-            raise MarlError(f"the network has no layer {part}: its parts are {', '.join(filter(None, names))}")
+            raise MarlError(
+                f"the network has no layer {part}: its parts are {', '.join(filter(None, names))}"
+            )
     found = [
         (name, module)
         for name, module in network.named_modules()
