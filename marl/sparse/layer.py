@@ -8,7 +8,7 @@
 
 One vector of constant size holds what is kept and what sleeps, so that optimisers, targets and checkpoints
 see a parameter like any other. A change of the groups is a permutation of it and of the optimiser's
-statistics beside it. What sleeps is not touched: no product reads it, no gradient reaches it, no optimiser moves it.
+statistics. What sleeps is not touched: no product reads it, no gradient reaches it, no optimiser moves it.
 The mask's gradient is linear in X^T dY, so that it is formed once per optimiser step, not once per product.
 """
 
