@@ -7,24 +7,21 @@ A checkpoint is a folder `<run>/checkpoints/<step>/`:
     memory/<segment>.safetensors   the memory's content; only the newest checkpoint keeps it
 
 The folder is written under a temporary name, every file and folder is fsynced, then it is renamed.
-A segment that the previous checkpoint holds already is hard-linked, not written again. Only JSON
-and safetensors are ever parsed, and nothing is parsed before its hash was checked.
+A segment that the previous checkpoint holds already is hard-linked, not written again. What is read
+is checked first: `marl.sealed`.
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import safetensors.torch
-from safetensors import SafetensorError
 from torch import Tensor
 
-from marl import files, tree
+from marl import files, sealed, tree
 from marl.errors import CorruptFileError
 
 SCHEMA = 1
@@ -63,7 +60,7 @@ class Saved:
         file = self.path / "memory" / f"{name}.safetensors"
         if name not in self.memory:
             raise CorruptFileError(file, "the checkpoint's meta.json does not list it")
-        return _parse(file, _read_checked(file, self.memory[name]))
+        return sealed.parse_tensors(file, _read_checked(file, self.memory[name]))
 
 
 def write(
@@ -111,12 +108,12 @@ def write(
             "info": tree.encode(dict(info)),
             "state": skeleton,
             "files": {
-                f"{n}.safetensors": _write(temporary / f"{n}.safetensors", t) for n, t in parts.items()
+                f"{n}.safetensors": sealed.write_tensors(temporary / f"{n}.safetensors", t)
+                for n, t in parts.items()
             },
             "memory": _write_memory(temporary / "memory", segments, previous),
         }
-        meta["sha256"] = files.sha256(_dump(meta))  # of everything above
-        files.write(temporary / "meta.json", _dump(meta))
+        sealed.write_list(temporary / "meta.json", meta)
     _prune(run, keep)
     return folder
 
@@ -135,7 +132,7 @@ def read(path: Path, *, memory: bool = True) -> Saved:
     tensors: dict[str, Tensor] = {}
     for name, entry in meta["files"].items():
         part = name.removesuffix(".safetensors")
-        for key, value in _parse(path / name, _read_checked(path / name, entry)).items():
+        for key, value in sealed.parse_tensors(path / name, _read_checked(path / name, entry)).items():
             tensors[f"{part}:{key}"] = value
     try:
         state, info = tree.decode(meta["state"], tensors), tree.decode(meta["info"], {})
@@ -210,14 +207,6 @@ def _split_parts(state: Mapping[str, Any]) -> tuple[Any, dict[str, dict[str, Ten
     return tree.encode(dict(state), place), parts
 
 
-def _write(path: Path, tensors: Mapping[str, Tensor]) -> dict[str, Any]:
-    """Write one safetensors file; returns its size and hash."""
-    # A clone of its own for each: safetensors refuses views that share memory.
-    data = safetensors.torch.save({k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()})
-    files.write(path, data)
-    return {"bytes": len(data), "sha256": files.sha256(data)}
-
-
 def _write_memory(folder: Path, segments: Segments, previous: Path | None) -> dict[str, dict[str, Any]]:
     """Link the segments that the previous checkpoint has, write the others."""
     if not segments:
@@ -238,32 +227,13 @@ def _write_memory(folder: Path, segments: Segments, previous: Path | None) -> di
             files.link(source, folder / source.name)
             out[name] = old[name]
         else:
-            out[name] = _write(folder / f"{name}.safetensors", content())
+            out[name] = sealed.write_tensors(folder / f"{name}.safetensors", content())
     return out
-
-
-def _dump(meta: Mapping[str, Any]) -> bytes:
-    return json.dumps(meta, allow_nan=False, separators=(",", ":")).encode()
 
 
 def _read_meta(path: Path) -> dict[str, Any]:
     """meta.json, if it is ours and unchanged to the last byte."""
-    file = path / "meta.json"
-    try:
-        raw = file.read_bytes()
-        meta = json.loads(raw)
-    except OSError as error:
-        raise CorruptFileError(file, error.strerror or "it cannot be read") from error
-    except (ValueError, RecursionError) as error:
-        raise CorruptFileError(file, "it is not JSON") from error
-    if not isinstance(meta, dict) or meta.get("kind") != KIND:
-        raise CorruptFileError(file, "it is not a checkpoint of this program")
-    if meta.get("schema") != SCHEMA:
-        raise CorruptFileError(file, f"it has schema {meta.get('schema')!r}, this version reads {SCHEMA}")
-    body = {k: v for k, v in meta.items() if k != "sha256"}
-    if meta.get("sha256") != files.sha256(_dump(body)) or raw != _dump(meta):
-        raise CorruptFileError(file, "its content does not match its hash")
-    return meta
+    return sealed.read_list(path / "meta.json", kind=KIND, schema=SCHEMA, what="a checkpoint")
 
 
 def _check(path: Path, *, memory: bool = True) -> dict[str, Any]:
@@ -282,20 +252,4 @@ def _check(path: Path, *, memory: bool = True) -> dict[str, Any]:
 
 
 def _read_checked(file: Path, entry: Mapping[str, Any]) -> bytes:
-    """The file's bytes, if size and hash are as listed."""
-    try:
-        data = file.read_bytes()
-    except OSError as error:
-        raise CorruptFileError(file, error.strerror or "it cannot be read") from error
-    if len(data) != entry["bytes"]:
-        raise CorruptFileError(file, f"it has {len(data)} bytes, meta.json says {entry['bytes']}")
-    if files.sha256(data) != entry["sha256"]:
-        raise CorruptFileError(file, "its content does not match its hash")
-    return data
-
-
-def _parse(file: Path, data: bytes) -> dict[str, Tensor]:
-    try:
-        return dict(sorted(safetensors.torch.load(data).items()))  # it promises no order of its own
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
-        raise CorruptFileError(file, f"it is not a safetensors file ({error})") from error
+    return sealed.read_checked(file, entry, "meta.json")

@@ -12,6 +12,7 @@ from marl.errors import Interrupted, MarlError
 COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
+    "export": commands.export,
     "study": commands.study,
     "doctor": commands.doctor,
 }

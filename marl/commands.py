@@ -24,6 +24,7 @@ usage: marl <command> key=value ...
               marl train agent=vdn seeds=0-4 workers=2     one run per seed; -m also takes agent=vdn,qmix
               marl train resume=runs/<run_id>              continue a run, bit for bit (docs: where not)
   evaluate    marl evaluate run=runs/<run_id> episodes=320 measure a trained team
+  export      marl export run=runs/<run_id> format=packed  write a trained policy for other programs
   study       marl study study.yaml                        run a grid of runs, resumable
   doctor      marl doctor                                  what is installed, what is not, and how to get it
 
@@ -50,6 +51,15 @@ _EVALUATE_HELP = """marl evaluate run=<run folder> key=value ...: measure a trai
   explore=0        0 acts greedily; above 0 a policy samples, and a team of action values takes random
                    actions with this probability
   device=cpu, threads=<n>, trust=[package]"""
+
+_EXPORT_HELP = """marl export run=<run folder> format=<format> key=value ...: write a trained policy
+
+  run=<folder>     the run; its newest checkpoint is used, or checkpoint=<step>
+  format=packed    policy.json and weights.safetensors; marl.sparse.export.load(<folder>) reads it back
+  format=onnx      one .onnx file; needs pip install 'marl-suite[export]'
+  format=torch     one .pt2 file for torch.export.load
+  out=<path>       what to write; without it policy-<step> in the run's folder
+  trust=[package]"""
 
 _STUDY_HELP = """marl study <file.yaml> key=value ...: run a grid of runs, resumable by the same command
 
@@ -162,7 +172,33 @@ def evaluate(words: Sequence[str]) -> None:
         step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
         device=taken.get("device"),
         threads=whole("threads", taken["threads"], 1) if "threads" in taken else None,
-        trust=tuple(t for t in taken.get("trust", "").strip("[]").split(",") if t),
+        trust=_packages(taken),
+    )
+
+
+def _packages(taken: dict[str, str]) -> tuple[str, ...]:
+    return tuple(t for t in taken.get("trust", "").strip("[]").split(",") if t)
+
+
+def export(words: Sequence[str]) -> None:
+    """`marl export`."""
+    if _wants_help(words, _EXPORT_HELP):
+        return
+    names = ("run", "format", "out", "checkpoint", "trust")
+    taken, rest = take(words, names)
+    if rest:
+        raise MarlError(f"{rest[0].split('=')[0]} is not a setting of marl export: use {', '.join(names)}")
+    for name, fix in (("run", "run=<run folder>"), ("format", "format=packed, onnx or torch")):
+        if name not in taken:
+            raise MarlError(f"{name} is missing: give {fix}")
+    from marl.sparse.export.run import export_run
+
+    export_run(
+        Path(taken["run"]),
+        format=taken["format"],
+        out=Path(taken["out"]) if "out" in taken else None,
+        step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
+        trust=_packages(taken),
     )
 
 

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from marl.channel import PerfectLink
+from marl.comm import export
 from marl.comm.aggregate import Aggregate
 from marl.comm.config import CommConfig
 from marl.comm.losses import departures, own_returns, reinforce_loss
@@ -33,6 +34,7 @@ from marl.policy.normalise import ValueNorm
 from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
 from marl.sparse import sparsify
+from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 
 _NEVER = -1e10  # logit of an unavailable action, as in marl/policy
@@ -137,6 +139,10 @@ class CommTeam:
         """Logits of all actions, available or not, with every message delivered."""
         state, _, _ = self._listen(ts, carry, PerfectLink(self.device))
         return self.network.outputs(state[0]).logits
+
+    def export(self) -> Policy:
+        """What `marl export` writes: acting alone, every message delivered, with masks resolved."""
+        return export.policy(self.spec, self.network, gated=self.gated, messages=self.config.messages)
 
     def _listen(
         self, ts: TimeStep, carry: Carry, link: Link

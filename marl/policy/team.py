@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from marl.errors import MarlError
 from marl.nets import Optimiser, agent_inputs, kernels, load_tensors, tensors_of, undone_if_not_finite
+from marl.policy import export
 from marl.policy import kernels as native
 from marl.policy.chunks import cut, minibatches, states_before
 from marl.policy.config import PolicyConfig
@@ -28,6 +29,7 @@ from marl.policy.normalise import ValueNorm
 from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
 from marl.sparse import sparsify
+from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 
 _METRICS = ("policy_loss", "entropy", "kl", "value_loss", "actor_grad_norm", "critic_grad_norm")
@@ -126,6 +128,10 @@ class PolicyTeam:
     def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
         """Logits of all actions, available or not; a Gaussian's means in units of the Box."""
         return self.actor.step(self._actor_inputs(ts.obs_BNO), carry["actor_BNH"])[0]
+
+    def export(self) -> Policy:
+        """What `marl export` writes: acting alone, with masks resolved."""
+        return export.policy(self.spec, self.actor, self.policy, ids=self.config.agent_ids)
 
     def _actor_inputs(self, obs: Tensor) -> Tensor:
         return agent_inputs(obs, None, actions=self.spec.n_actions, ids=self.config.agent_ids)

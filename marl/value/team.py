@@ -22,7 +22,9 @@ from marl.nets import FlatParameters, Optimiser, bind, kernels, load_tensors, te
 from marl.returns import lambda_returns, nstep_returns
 from marl.rng import Rng, Stream
 from marl.sparse import follow, sparsify
+from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
+from marl.value import export
 from marl.value.config import ValueConfig
 from marl.value.explore import epsilon_greedy
 from marl.value.losses import double_q_actions, td_loss
@@ -129,6 +131,10 @@ class QTeam:
     def _step_network(self, ts: TimeStep, carry: Carry) -> tuple[Tensor, Tensor]:
         net = self.online.agents
         return net.step(net.inputs(ts.obs_BNO, carry["last_action_BN"]), carry["hidden_BNH"])
+
+    def export(self) -> Policy:
+        """What `marl export` writes: acting alone, with masks resolved."""
+        return export.policy(self.spec, self.online.agents)
 
     def joint_value(self, ts: TimeStep, carry: Carry, actions_BN: Tensor) -> Tensor:
         """Q_tot of the joint actions (B, 1), or the agents' own values (B, N)."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 import torch
 
-from marl import checkpoint, cli
+from marl import checkpoint, cli, sealed
 
 if TYPE_CHECKING:
     from tests.contracts.conftest import Marl
@@ -99,8 +99,8 @@ def test_damaged_and_foreign_files_are_refused_by_name(
     meta = json.loads((folder / "meta.json").read_bytes())
     meta["info"]["config"]["agent"] = {"_target_": "os.mkdir", "path": str(proof)}
     del meta["sha256"]
-    meta["sha256"] = checkpoint.files.sha256(checkpoint._dump(meta))
-    (folder / "meta.json").write_bytes(checkpoint._dump(meta))
+    meta["sha256"] = checkpoint.files.sha256(sealed.dump(meta))
+    (folder / "meta.json").write_bytes(sealed.dump(meta))
     for command in (("train", "resume=runs/run", "total_steps=80"), ("evaluate", "run=runs/run")):
         shown = refused(*command)
         assert "agent._target_='os.mkdir' cannot be used: only marl.* may be named" in shown

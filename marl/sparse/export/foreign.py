@@ -1,0 +1,126 @@
+"""A policy in the formats of other programs: ONNX, and torch.export's .pt2.
+
+Both hold the step function of `Policy.forward` with B left open; its inputs and outputs have the policy's
+names. A grouped layer becomes a gather, one product per group and a scatter, so that only kept weights are
+in the file. The policy's description (`packed.describe`) goes along as text.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marl import files
+from marl.errors import MarlError
+from marl.sparse.export.layers import Grouped
+from marl.sparse.export.packed import LIST, describe
+from marl.sparse.export.policy import Policy
+
+_ROWS = 3  # of the example that is traced: neither 0 nor 1, which torch.export takes for constants
+_CLOSE = 1e-4  # relative and absolute: another program sums in another order
+
+
+@contextmanager
+def _traced(policy: Policy) -> Iterator[None]:
+    """Within, grouped layers are made of operations that every program has."""
+    grouped = [layer for layer in policy.layers.values() if isinstance(layer, Grouped)]
+    for layer in grouped:
+        layer.traced = True
+    try:
+        yield
+    finally:
+        for layer in grouped:
+            layer.traced = False
+
+
+def _program(policy: Policy) -> torch.export.ExportedProgram:
+    example = policy.example(_ROWS)
+    rows = torch.export.Dim("rows")
+    shapes = tuple({0: rows} for _ in example)
+    with _traced(policy), torch.no_grad():
+        return torch.export.export(policy, example, dynamic_shapes=(shapes,))
+
+
+def write_torch(policy: Policy, path: Path) -> None:
+    """Write a .pt2 file, after its program was found to give the policy's numbers.
+
+    It is read by `torch.export.load(path).module()`; unlike the packed form it holds code, so read only
+    files that you trust.
+    """
+    program = _program(policy)
+    _compare(policy, lambda *values: program.module()(*values), "torch.export")
+    extra = {LIST: json.dumps(describe(policy))}
+    files.adopt_made(path, lambda temporary: torch.export.save(program, temporary, extra_files=extra))
+
+
+def has_onnx() -> bool:
+    """Whether the extra `export` is installed."""
+    return all(importlib.util.find_spec(name) is not None for name in ("onnx", "onnxscript"))
+
+
+def write_onnx(policy: Policy, path: Path) -> None:
+    """Write an .onnx file, after ONNX's reference evaluator was found to give the policy's numbers.
+
+    Raises:
+        MarlError: onnx or onnxscript is not installed.
+    """
+    if not has_onnx():
+        raise MarlError("format=onnx needs onnx and onnxscript: pip install 'marl-suite[export]'")
+    from onnx.checker import check_model
+    from onnx.reference import ReferenceEvaluator
+
+    model, names = _onnx_model(policy), [f.name for f in policy.inputs]
+    check_model(model, full_check=True)
+    session = ReferenceEvaluator(model)
+
+    def run(*values: Tensor) -> list[Tensor]:
+        fed = {name: value.numpy() for name, value in zip(names, values, strict=True)}
+        return [torch.from_numpy(made) for made in session.run(None, fed)]
+
+    _compare(policy, run, "ONNX's reference evaluator")
+    files.write_atomic(path, model.SerializeToString())
+
+
+def _onnx_model(policy: Policy) -> Any:
+    """The ModelProto, with the policy's description among its metadata."""
+    program = _program(policy)
+    log = logging.getLogger("torch.onnx")
+    level = log.level
+    log.setLevel(logging.ERROR)  # it warns of other packages that are not there
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # torch's own of its own
+            warnings.simplefilter("ignore", DeprecationWarning)
+            names = {"input_names": [f.name for f in policy.inputs], "output_names": list(policy.outputs)}
+            made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+    finally:
+        log.setLevel(level)
+    assert made is not None
+    model = made.model_proto
+    entry = model.metadata_props.add()
+    entry.key, entry.value = LIST, json.dumps(describe(policy))
+    return model
+
+
+def _compare(policy: Policy, run: Callable[..., Sequence[Tensor]], other: str) -> None:
+    """Run both on random inputs with another number of rows than the traced one.
+
+    Raises:
+        MarlError: they differ; nothing was written.
+    """
+    inputs = policy.example(2 * _ROWS, seed=1)
+    with torch.no_grad():
+        pairs = zip(policy.outputs, policy(*inputs), run(*inputs), strict=True)
+    for name, ours, theirs in pairs:
+        same = ours.equal(theirs) if ours.dtype == torch.bool else ours.allclose(theirs, _CLOSE, _CLOSE)
+        if not same:
+            raise MarlError(f"{other} gives other numbers than the policy in {name}: nothing was written")
