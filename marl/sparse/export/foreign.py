@@ -106,6 +106,8 @@ def _onnx_model(policy: Policy) -> Any:
         log.setLevel(level)
     assert made is not None
     model = made.model_proto
+    for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
+        del part.metadata_props[:]  # where in the source it came from: larger than a small policy's weights
     entry = model.metadata_props.add()
     entry.key, entry.value = LIST, json.dumps(describe(policy))
     return model

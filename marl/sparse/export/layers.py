@@ -117,6 +117,9 @@ class Grouped(Layer):
         if len(self.packed) != self.layout.nnz:
             raise MarlError(f"packed has {len(self.packed)} weights, its groups keep {self.layout.nnz}")
         self.traced = False  # while True: plain products of blocks, which other programs can run
+        # Plain numbers: what is read from a tensor while a program is traced would belong to that program.
+        self._sizes = list(zip(self.layout.sizes_in, self.layout.sizes_out, strict=True))
+        self._place_O = self.layout.order_out_O.argsort()  # group-major position of every output
 
     @staticmethod
     def shapes(
@@ -140,15 +143,14 @@ class Grouped(Layer):
 
     def _blocks(self, x: Tensor) -> Tensor:
         """Gather, one product per group, scatter."""
-        layout = self.layout
-        parts = []
-        xs = x[..., layout.order_in_I].split(layout.sizes_in, -1)
-        for g, (m, n) in enumerate(zip(layout.sizes_in, layout.sizes_out, strict=True)):
-            if n == 0:
-                continue
-            block_OI = self.packed[int(layout.start_block[g]) : int(layout.start_block[g + 1])].view(n, m)
-            parts.append(F.linear(xs[g], block_OI) if m else x.new_zeros(*x.shape[:-1], n))
-        return torch.cat(parts, -1)[..., layout.order_out_O.argsort()] + self.bias
+        xs = x[..., self.layout.order_in_I].split([m for m, _ in self._sizes], -1)
+        blocks = self.packed.split([m * n for m, n in self._sizes])
+        parts = [
+            F.linear(x_g, block.view(n, m)) if m else x.new_zeros(*x.shape[:-1], n)
+            for x_g, block, (m, n) in zip(xs, blocks, self._sizes, strict=True)
+            if n
+        ]
+        return torch.cat(parts, -1)[..., self._place_O] + self.bias
 
 
 class Norm(Layer):
