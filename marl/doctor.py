@@ -271,7 +271,8 @@ PARTS = (
         _ffmpeg,
     ),
     Part("tensorboard", "logger=tensorboard", "pip install 'marl-suite[tensorboard]'", "tensorboard"),
-    Part("onnx", "export of policies, which this version does not do yet", "pip install onnx", "onnx"),
+    Part("onnx", "marl export format=onnx", "pip install 'marl-suite[export]'", "onnx"),
+    Part("onnxscript", "marl export format=onnx", "pip install 'marl-suite[export]'", "onnxscript"),
     *(
         Part(
             name,

@@ -100,8 +100,13 @@ def _onnx_model(policy: Policy) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # torch's own of its own
             warnings.simplefilter("ignore", DeprecationWarning)
-            names = {"input_names": [f.name for f in policy.inputs], "output_names": list(policy.outputs)}
-            made = torch.onnx.export(program, dynamo=True, verbose=False, **names)
+            made = torch.onnx.export(
+                program,
+                dynamo=True,
+                verbose=False,
+                input_names=[f.name for f in policy.inputs],
+                output_names=list(policy.outputs),
+            )
     finally:
         log.setLevel(level)
     assert made is not None

@@ -14,7 +14,7 @@ format of a layer is the dtype of its weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 import torch
@@ -24,6 +24,8 @@ from torch import Tensor, nn
 from marl.errors import MarlError
 from marl.sparse.layout import Layout
 from marl.sparse.linear import grouped_linear
+
+Shapes = dict[str, tuple[int, ...] | None]
 
 ACTIVATIONS = {"none": lambda y: y, "relu": torch.relu, "tanh": torch.tanh}
 
@@ -40,6 +42,7 @@ class Layer(nn.Module):
     """
 
     kind: ClassVar[str]
+    shapes: ClassVar[Callable[..., Shapes]]  # of every tensor from the settings; None: only the content tells
 
     def __init__(self, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -52,11 +55,6 @@ class Layer(nn.Module):
             if wanted[name] is not None and shape != wanted[name]:
                 raise MarlError(f"{name} has shape {shape}, its settings say {wanted[name]}")
             self.register_buffer(name, value.detach().clone())
-
-    @staticmethod
-    def shapes(**settings: Any) -> dict[str, tuple[int, ...] | None]:
-        """Shape of every tensor; None where only the content tells."""
-        raise NotImplementedError
 
     @property
     def format(self) -> str:
@@ -85,9 +83,7 @@ class Dense(Layer):
     bias: Tensor
 
     @staticmethod
-    def shapes(
-        *, inputs: int, outputs: int, copies: int | None, activation: str
-    ) -> dict[str, tuple[int, ...] | None]:
+    def shapes(*, inputs: int, outputs: int, copies: int | None, activation: str) -> Shapes:
         lead = () if copies is None else (copies,)
         return {"weight": (*lead, outputs, inputs), "bias": (*lead, outputs)}
 
@@ -122,9 +118,7 @@ class Grouped(Layer):
         self._place_O = self.layout.order_out_O.argsort()  # group-major position of every output
 
     @staticmethod
-    def shapes(
-        *, inputs: int, outputs: int, groups: int, activation: str
-    ) -> dict[str, tuple[int, ...] | None]:
+    def shapes(*, inputs: int, outputs: int, groups: int, activation: str) -> Shapes:
         return {"packed": None, "bias": (outputs,), "group_in": (inputs,), "group_out": (outputs,)}
 
     @property
@@ -161,7 +155,7 @@ class Norm(Layer):
     bias: Tensor
 
     @staticmethod
-    def shapes(*, size: int, copies: int | None) -> dict[str, tuple[int, ...] | None]:
+    def shapes(*, size: int, copies: int | None) -> Shapes:
         shape = (size,) if copies is None else (copies, size)
         return {"weight": shape, "bias": shape}
 
@@ -179,7 +173,7 @@ class ToBox(Layer):
     half_width: Tensor
 
     @staticmethod
-    def shapes(*, agents: int, actions: int) -> dict[str, tuple[int, ...] | None]:
+    def shapes(*, agents: int, actions: int) -> Shapes:
         return dict.fromkeys(("low", "high", "middle", "half_width"), (agents, actions))
 
     def forward(self, x: Tensor) -> Tensor:

@@ -95,8 +95,8 @@ def test_a_program_with_other_numbers_is_not_written(
     make_grouped_policy, tmp_path: Path, monkeypatch
 ) -> None:
     policy = make_grouped_policy()
-    wrong = make_grouped_policy(groups=2)
-    monkeypatch.setattr(foreign, "_program", lambda _: torch.export.export(wrong, wrong.example(6)))
+    wrong = foreign._program(make_grouped_policy(groups=2))
+    monkeypatch.setattr(foreign, "_program", lambda _: wrong)
     with pytest.raises(MarlError, match="other numbers than the policy in scores_BNA"):
         foreign.write_torch(policy, tmp_path / "policy.pt2")
     assert not (tmp_path / "policy.pt2").exists()
