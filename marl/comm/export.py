@@ -18,20 +18,20 @@ def policy(spec: EnvSpec, net: CommNetwork, *, gated: bool, messages: bool) -> P
         gated: agents choose when to talk.
         messages: False: the mute twin.
     """
-    b, N, H = Builder(), spec.n_agents, net.encoder.weight.shape[0]
+    b, N = Builder(), spec.n_agents
     obs = b.input("obs_BNO", N, spec.obs_size)
     alive = b.input("alive_BN", N, dtype="bool")
-    recurrent = net.lstm is not None
     gate = [b.input("gate_BN", N, dtype="bool", next="next_gate_BN")] if gated else []
-    e = b.linear("encoder", net.encoder, obs, activation="none" if recurrent else "tanh")
+    e = b.linear("encoder", net.encoder, obs, activation="tanh" if net.lstm is None else "none")
     h, c = e, ""
-    if recurrent:
+    if net.lstm is not None:
+        H = net.lstm.hidden
         h, c = (b.input(f"{name}_BNH", N, H, next=f"next_{name}_BNH") for name in ("h", "c"))
     (heard,) = b.step("talk", (alive, *gate), ("heard",), messages=messages)
     for r in range(net.rounds):
         x = b.step("add", (e, _heard(b, net, r, h, heard, alive)), (f"x_{r}",))[0]
         names = ("next_h_BNH", "next_c_BNH") if r == net.rounds - 1 else (f"h_{r}", f"c_{r}")
-        if recurrent:
+        if net.lstm is not None:
             h, c = b.cell("lstm", net.lstm, (x, h, c), names)
         else:
             assert net.W is not None
@@ -41,7 +41,7 @@ def policy(spec: EnvSpec, net: CommNetwork, *, gated: bool, messages: bool) -> P
     out = b.linear("heads", net.heads, h)
     makes = (SCORES, "value", "gate")[: len(sizes)]
     b.step("split", (out,), makes, sizes=sizes)
-    outputs = [SCORES, *((h, c) if recurrent else ())]
+    outputs = [SCORES, *((h, c) if net.lstm is not None else ())]
     if gated:
         outputs += b.step("second", ("gate",), ("next_gate_BN",))
     return b.policy(*outputs)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError
 from marl.nets.linear import Linear
-from marl.sparse.export.layers import Dense, Layer, Norm, ToBox
+from marl.sparse.export.layers import Dense, Grouped, Layer, Norm, ToBox
 from marl.sparse.export.policy import Field, Policy, Step
+from marl.sparse.layer import GroupedCopies, GroupedLayer
 
 
 class Builder:
@@ -85,10 +87,29 @@ class Builder:
 
 
 def _linear(module: nn.Module, activation: str) -> Layer:
-    """A layer of the factory with its mask resolved."""
+    """A layer of the factory with its mask resolved: what sleeps stays behind."""
     if isinstance(module, Linear):
         copies = None if module.weight.dim() == 2 else module.weight.shape[0]
         outputs, inputs = module.weight.shape[-2:]
         settings = {"inputs": inputs, "outputs": outputs, "copies": copies, "activation": activation}
         return Dense(settings, {"weight": module.weight, "bias": module.bias})
-    raise MarlError(f"a layer of class {type(module).__name__} cannot be exported yet")
+    if isinstance(module, GroupedLayer):
+        return _grouped([module], None, activation)
+    if isinstance(module, GroupedCopies):
+        return _grouped(list(module.copies), len(module.copies), activation)
+    raise MarlError(f"a layer of class {type(module).__name__} cannot be exported")
+
+
+def _grouped(layers: Sequence[Any], copies: int | None, activation: str) -> Layer:
+    first: GroupedLayer = layers[0]
+    inputs, outputs = first.layout.inputs, first.layout.outputs
+    settings = {"inputs": inputs, "outputs": outputs, "groups": first.count, "copies": copies}
+    lead = () if copies is None else (copies,)
+    index = torch.uint8 if first.count <= 256 else torch.int16
+    tensors = {
+        "packed": torch.cat([layer.packed for layer in layers]),
+        "bias": torch.cat([layer.bias for layer in layers]).view(*lead, outputs),
+        "group_in": torch.cat([layer.group_in_I for layer in layers]).to(index).view(*lead, inputs),
+        "group_out": torch.cat([layer.group_out_O for layer in layers]).to(index).view(*lead, outputs),
+    }
+    return Grouped({**settings, "activation": activation}, tensors)

@@ -3,13 +3,13 @@
 | kind | tensors | settings |
 |---|---|---|
 | linear | weight (O, I) or (C, O, I), bias | inputs, outputs, copies, activation |
-| grouped | packed (nnz,), bias (O,), group_in (I,), group_out (O,) | inputs, outputs, groups, activation |
+| grouped | packed (nnz,), bias, group_in, group_out: (O,) or (C, O) | those of linear, groups |
 | norm | weight (size,) or (C, size), bias | size, copies |
 | box | low, high, middle, half_width (N, A) | agents, actions |
 
 `packed` holds the blocks of the groups after each other, each outputs x inputs, row-major, as
-`marl.sparse.Layout` has them. Group indices take one byte each (two from 257 groups on). The numeric
-format of a layer is the dtype of its weights.
+`marl.sparse.Layout` has them; copies follow each other. Group indices take one byte each (two from 257
+groups on). The numeric format of a layer is the dtype of its weights.
 """
 
 from __future__ import annotations
@@ -99,7 +99,7 @@ class Dense(Layer):
 
 
 class Grouped(Layer):
-    """y = f(x (W * mask)^T + b): only the blocks of the groups are there."""
+    """y = f(x (W * mask)^T + b): only blocks of groups are there, for one set of weights or each agent."""
 
     kind = "grouped"
     packed: Tensor
@@ -109,42 +109,56 @@ class Grouped(Layer):
 
     def __init__(self, settings: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         super().__init__(settings, tensors)
-        self.layout = Layout.of(self.group_in.long(), self.group_out.long(), settings["groups"])
-        if len(self.packed) != self.layout.nnz:
-            raise MarlError(f"packed has {len(self.packed)} weights, its groups keep {self.layout.nnz}")
+        I, O = settings["inputs"], settings["outputs"]  # noqa: E741 - the legend's letters
+        groups = zip(self.group_in.long().view(-1, I), self.group_out.long().view(-1, O), strict=True)
+        self.layouts = [Layout.of(group_in, group_out, settings["groups"]) for group_in, group_out in groups]
+        if len(self.packed) != sum(layout.nnz for layout in self.layouts):
+            kept = sum(layout.nnz for layout in self.layouts)
+            raise MarlError(f"packed has {len(self.packed)} weights, its groups keep {kept}")
         self.traced = False  # while True: plain products of blocks, which other programs can run
         # Plain numbers: what is read from a tensor while a program is traced would belong to that program.
-        self._sizes = list(zip(self.layout.sizes_in, self.layout.sizes_out, strict=True))
-        self._place_O = self.layout.order_out_O.argsort()  # group-major position of every output
+        self._nnz = [layout.nnz for layout in self.layouts]
+        self._sizes = [list(zip(x.sizes_in, x.sizes_out, strict=True)) for x in self.layouts]
+        self._places = [
+            layout.order_out_O.argsort() for layout in self.layouts
+        ]  # group-major, of every output
 
     @staticmethod
-    def shapes(*, inputs: int, outputs: int, groups: int, activation: str) -> Shapes:
-        return {"packed": None, "bias": (outputs,), "group_in": (inputs,), "group_out": (outputs,)}
+    def shapes(*, inputs: int, outputs: int, groups: int, copies: int | None, activation: str) -> Shapes:
+        lead = () if copies is None else (copies,)
+        ends = {"bias": outputs, "group_in": inputs, "group_out": outputs}
+        return {"packed": None, **{name: (*lead, size) for name, size in ends.items()}}
 
     @property
     def dense_bytes(self) -> int:
-        """Bytes of a dense weight and the bias."""
-        weights = self.settings["inputs"] * self.settings["outputs"]
+        """Bytes of dense weights and the biases."""
+        weights = self.settings["inputs"] * self.settings["outputs"] * len(self.layouts)
         return weights * self.packed.element_size() + self.bias.numel() * self.bias.element_size()
 
     def forward(self, x: Tensor) -> Tensor:
-        """Args: x: (..., I). Returns: (..., O)."""
-        activation = self.settings["activation"]
-        if not self.traced:
-            y = grouped_linear(x, self.packed, self.bias, self.layout, relu=activation == "relu")
-            return torch.tanh(y) if activation == "tanh" else y
-        return ACTIVATIONS[activation](self._blocks(x))
+        """Args: x: (..., I), or (..., C, I). Returns: the same with O last."""
+        packed = self.packed.split(self._nnz)
+        if self.settings["copies"] is None:
+            y = self._product(0, x, packed[0], self.bias)
+        else:
+            y = torch.stack(
+                [self._product(c, x[..., c, :], packed[c], self.bias[c]) for c in range(len(packed))], -2
+            )
+        return ACTIVATIONS[self.settings["activation"]](y)
 
-    def _blocks(self, x: Tensor) -> Tensor:
-        """Gather, one product per group, scatter."""
-        xs = x[..., self.layout.order_in_I].split([m for m, _ in self._sizes], -1)
-        blocks = self.packed.split([m * n for m, n in self._sizes])
-        parts = [
+    def _product(self, copy: int, x: Tensor, packed: Tensor, bias_O: Tensor) -> Tensor:
+        """x (W * mask)^T + b of one set of weights."""
+        layout = self.layouts[copy]
+        if not self.traced:
+            return grouped_linear(x, packed, bias_O, layout)
+        xs = x[..., layout.order_in_I].split([m for m, _ in self._sizes[copy]], -1)
+        blocks = packed.split([m * n for m, n in self._sizes[copy]])
+        parts = [  # gather, one product per group, scatter
             F.linear(x_g, block.view(n, m)) if m else x.new_zeros(*x.shape[:-1], n)
-            for x_g, block, (m, n) in zip(xs, blocks, self._sizes, strict=True)
+            for x_g, block, (m, n) in zip(xs, blocks, self._sizes[copy], strict=True)
             if n
         ]
-        return torch.cat(parts, -1)[..., self._place_O] + self.bias
+        return torch.cat(parts, -1)[..., self._places[copy]] + bias_O
 
 
 class Norm(Layer):

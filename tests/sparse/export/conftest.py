@@ -49,7 +49,13 @@ def grouped(inputs: int, outputs: int, groups: int, activation: str = "none", se
         "group_in": group_in.to(small),
         "group_out": group_out.to(small),
     }
-    settings = {"inputs": inputs, "outputs": outputs, "groups": groups, "activation": activation}
+    settings = {
+        "inputs": inputs,
+        "outputs": outputs,
+        "groups": groups,
+        "copies": None,
+        "activation": activation,
+    }
     return Grouped(settings, tensors)
 
 

@@ -62,7 +62,7 @@ def test_onnx_reads_a_grouped_policy(make_grouped_policy, tmp_path: Path) -> Non
     (about,) = (entry.value for entry in model.metadata_props if entry.key == "policy.json")
     assert json.loads(about) == json.loads(json.dumps(packed.describe(policy)))
     shapes = {tuple(tensor.dims) for tensor in model.graph.initializer}
-    dense = [(x.layout.outputs, x.layout.inputs) for x in policy.layers.values()]
+    dense = [(x.layouts[0].outputs, x.layouts[0].inputs) for x in policy.layers.values()]
     assert not shapes & {shape for o, i in dense for shape in ((o, i), (i, o))}
 
 

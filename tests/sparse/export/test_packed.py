@@ -57,16 +57,17 @@ def test_size_is_that_of_the_kept_weights_and_indices(groups: int, make_grouped_
     size = (tmp_path / "out" / "weights.safetensors").stat().st_size
     account = slack = dense = 0.0
     for layer in policy.layers.values():
-        encoding = encode(layer.layout)
+        encoding = encode(layer.layouts[0])
         account += inference_memory(encoding)
         slack += encoding.rows + encoding.columns + 4 * encoding.columns  # whole bytes; float32 biases
         dense += 4 * encoding.rows * encoding.columns
     assert account < size < account + slack + 2048  # the file's own list of tensors
     assert policy.bytes == (
         sum(
-            4 * encode(x.layout).nnz + x.layout.inputs + 5 * x.layout.outputs for x in policy.layers.values()
+            4 * encode(x.layouts[0]).nnz + x.layouts[0].inputs + 5 * x.layouts[0].outputs
+            for x in policy.layers.values()
         ),
-        dense + sum(4 * layer.layout.outputs for layer in policy.layers.values()),
+        dense + sum(4 * layer.layouts[0].outputs for layer in policy.layers.values()),
     )
     assert dense / size > 0.8 * (groups if groups == 2 else 12)
 

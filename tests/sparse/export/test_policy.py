@@ -11,6 +11,7 @@ from marl.types import Box
 
 CPU = torch.device("cpu")
 ROWS = 6
+SPARSE = ("agent.sparsity.groups=4", "agent.sparsity.smallest=8")
 TEAMS = [
     ("env=relay_game", "agent=qmix"),
     ("env=relay_game", "agent=vdn", "agent.last_action=false", "agent.agent_ids=false"),
@@ -23,6 +24,11 @@ TEAMS = [
     ("env=battle/3m", "agent=mappo", "agent.recurrent=true"),
     ("env=navigation", "agent=ippo", "agent.recurrent=false", "agent.share=false", "agent.activation=tanh"),
     ("env=navigation", "env.actions=continuous", "agent=ippo", "agent.layer_norm=false"),
+    ("env=relay_game", "agent=qmix", "sparsity=grouped", *SPARSE),
+    ("env=predator_prey/easy", "agent=ic3net", "sparsity=grouped", "agent.sparsity.ste=selected", *SPARSE),
+    ("env=traffic_junction/easy", "agent=tarmac", "sparsity=random_groups", *SPARSE),
+    ("env=battle/3m", "agent=mappo", "agent.share=false", "sparsity=grouped", *SPARSE),
+    ("env=navigation", "agent=ippo", "sparsity=magnitude", "agent.sparsity.smallest=8"),
 ]
 
 
@@ -33,6 +39,10 @@ def test_it_plays_as_the_team_does(words: tuple[str, ...], make_team) -> None:
     env = env_config.build(num_envs=ROWS, device=CPU, threads=1)
     ts, stream = env.reset(Rng(0).child("env")), Rng(0).stream("act", ROWS)
     theirs, ours = team.initial_carry(ROWS), policy.initial_carry(ROWS)
+    if "agent.sparsity.groups=4" in words:
+        kinds = [layer.kind for layer in policy.layers.values()]
+        assert "grouped" in kinds
+        assert policy.bytes[0] < 0.7 * policy.bytes[1]
     discrete = not isinstance(env.spec.action_spaces[0], Box)
     for _ in range(12):
         world = {"obs_BNO": ts.obs_BNO, "alive_BN": ts.alive_BN}
