@@ -42,6 +42,8 @@ constexpr int64_t kRowsOfBlock = 192;    // with a chunk: 384 KiB. CHOICE
 constexpr int64_t kBlockFloats = 65536;  // permuted rows of a block: 256 KiB on each side. CHOICE
 constexpr int64_t kCopy = 128;  // outputs of a group from which its rows are copied together first. CHOICE
 
+constexpr int64_t kAhead = 64;  // floats of the next group that are prefetched in every row. CHOICE
+
 typedef std::unique_ptr<float[]> Floats;
 inline Floats floats(int64_t n) { return Floats(new float[n]); }
 
@@ -70,8 +72,13 @@ struct Ends {
   const float* bias;  // first value of every column, or null for zeros; not read if add
   bool add;           // sums begin with C
   bool relu;
-  int last;  // lanes of the last vector that are columns
+  int last;     // lanes of the last vector that are columns
+  int ahead_a;  // floats to prefetch behind each row of A
+  int ahead_c;  // and of C
 };
+
+// Few sums wait for each other: k is cut into so many series that 8 multiplications are under way.
+constexpr int splits(int sums) { return sums == 1 ? 8 : sums == 2 ? 4 : sums <= 4 ? 2 : 1; }
 
 // C[i][j] = sum_k A[i * ai + k * ak] B[k * V kLanes + j].
 template <int R, int V>
@@ -91,10 +98,23 @@ void tile(int64_t K, const float* A, int64_t ai, int64_t ak, const float* B, flo
       for (int i = 0; i < R; ++i) sum[i][v] = first;
     }
   }
+  int64_t k = 0;
+  if constexpr (constexpr int S = splits(R * V); S > 1) {
+    Vec part_sum[S][R][V] = {};
+    for (; k + S <= K; k += S)
+      for (int s = 0; s < S; ++s)
+        for (int v = 0; v < V; ++v) {
+          const Vec b = marl::load(B + ((k + s) * V + v) * kLanes);
+          for (int i = 0; i < R; ++i) part_sum[s][i][v] += A[i * ai + (k + s) * ak] * b;
+        }
+    for (int s = 0; s < S; ++s)
+      for (int i = 0; i < R; ++i)
+        for (int v = 0; v < V; ++v) sum[i][v] += part_sum[s][i][v];
+  }
 #pragma GCC unroll 4
-  for (int64_t k = 0; k < K; ++k) {
+  for (; k < K; ++k) {
     Vec b[V];
-    for (int v = 0; v < V; ++v) b[v] = marl::load(B + k * V * kLanes + v * kLanes);
+    for (int v = 0; v < V; ++v) b[v] = marl::load(B + (k * V + v) * kLanes);
     for (int i = 0; i < R; ++i) {
       const float a = A[i * ai + k * ak];
       for (int v = 0; v < V; ++v) sum[i][v] += a * b[v];
@@ -139,8 +159,13 @@ inline void strip(int64_t M, int64_t K, const float* A, int64_t ai, int64_t ak, 
   const Tile few = tile_of(vectors, static_cast<int>(low));
   const Tile more = extra ? tile_of(vectors, static_cast<int>(low) + 1) : nullptr;
   for (int64_t t = 0; t < tiles; ++t) {
-    (t < extra ? more : few)(K, A, ai, ak, B, C, ldc, ends);
     const int64_t height = low + (t < extra);
+    for (int64_t i = 0; i < height; ++i) {
+      for (int64_t k = 0; k < ends.ahead_a; k += 16) __builtin_prefetch(A + i * ai + K + k);
+      for (int64_t j = 0; j < ends.ahead_c; j += 16)
+        __builtin_prefetch(C + i * ldc + (vectors - 1) * kLanes + ends.last + j, 1);
+    }
+    (t < extra ? more : few)(K, A, ai, ak, B, C, ldc, ends);
     A += height * ai, C += height * ldc;
   }
 }
@@ -172,6 +197,9 @@ void multiply(const Side& in, const Side& out, const int64_t* panel, int64_t gro
       const int64_t own = (n + kWidth - 1) / kWidth, unit0 = before;
       before += own;
       if (before <= units.first || unit0 >= units.last) continue;
+      const bool beyond = g + 1 < groups && count > most_rows(1);
+      const int ahead_x = beyond ? static_cast<int>(std::min<int64_t>(in.start[g + 2] - in.start[g + 1], kAhead)) : 0;
+      const int ahead_y = beyond ? static_cast<int>(std::min<int64_t>(out.start[g + 2] - out.start[g + 1], kAhead)) : 0;
       for (int64_t k0 = 0; k0 == 0 || k0 < m; k0 += kChunk) {
         const int64_t K = std::min(kChunk, m - k0);
         const float* A = x + r0 * ldx + in.start[g] + k0;
@@ -187,7 +215,8 @@ void multiply(const Side& in, const Side& out, const int64_t* panel, int64_t gro
           const int64_t unit = unit0 + j / kWidth;
           if (unit < units.first || unit >= units.last) return;
           const float* B = panels + panel[g] + j * m + k0 * vectors * kLanes;
-          const Ends ends{bias ? bias + out.edge[g] + j : nullptr, k0 > 0, relu && k0 + K >= m, last};
+          const Ends ends{bias ? bias + out.edge[g] + j : nullptr, k0 > 0, relu && k0 + K >= m, last,
+                          j == 0 && A != copy.get() ? ahead_x : 0, ahead_y};
           strip(count, K, A, lda, 1, B, y + r0 * ldy + out.start[g] + j, ldy, vectors, ends);
         });
       }
@@ -195,20 +224,29 @@ void multiply(const Side& in, const Side& out, const int64_t* panel, int64_t gro
   }
 }
 
-// to[r][p] = from[r][index[p]]. Four rows share an index; not as gather instructions, which are slower.
-__attribute__((optimize("no-tree-vectorize", "no-tree-slp-vectorize"))) void permute(
-    int64_t rows, int64_t width, const float* from, const int32_t* index, float* to) {
-  int64_t r = 0;
-  for (; r + 4 <= rows; r += 4, from += 4 * width, to += 4 * width) {
-    const float *f1 = from + width, *f2 = f1 + width, *f3 = f2 + width;
-    float *t1 = to + width, *t2 = t1 + width, *t3 = t2 + width;
-    for (int64_t p = 0; p < width; ++p) {
-      const int32_t j = index[p];
-      to[p] = from[j], t1[p] = f1[j], t2[p] = f2[j], t3[p] = f3[j];
+// to[r][p] = from[r][index[p]]. Four entries are put together in a register, because stores are what limits it;
+// not as gather instructions, which are slower. Rows are taken by fours to share the indices.
+typedef float Four __attribute__((vector_size(16)));
+typedef float FourAnywhere __attribute__((vector_size(16), aligned(4), may_alias));
+
+template <int R>
+inline void permute_rows(int64_t width, const float* from, const int32_t* index, float* to) {
+  int64_t p = 0;
+  for (; p + 4 <= width; p += 4) {
+    const int64_t a = index[p], b = index[p + 1], c = index[p + 2], d = index[p + 3];
+    for (int r = 0; r < R; ++r) {
+      const float* row = from + r * width;
+      *reinterpret_cast<FourAnywhere*>(to + r * width + p) = Four{row[a], row[b], row[c], row[d]};
     }
   }
-  for (; r < rows; ++r, from += width, to += width)
-    for (int64_t p = 0; p < width; ++p) to[p] = from[index[p]];
+  for (; p < width; ++p)
+    for (int r = 0; r < R; ++r) to[r * width + p] = from[r * width + index[p]];
+}
+
+void permute(int64_t rows, int64_t width, const float* from, const int32_t* index, float* to) {
+  int64_t r = 0;
+  for (; r + 4 <= rows; r += 4) permute_rows<4>(width, from + r * width, index, to + r * width);
+  for (; r < rows; ++r) permute_rows<1>(width, from + r * width, index, to + r * width);
 }
 
 int64_t panels_in(const Side& out, int64_t groups) {
@@ -356,7 +394,7 @@ void weight_gradient(const Plan& plan, int64_t rows, const float* d, const float
     pack_rows(rows, s + plan.in.start[g], I, m, of_x);
     pack_rows(rows, d + plan.out.start[g], O, n, of_d);
     panels_of(m, [&](int64_t j, int vectors, int last) {
-      const Ends ends{nullptr, add, false, last};
+      const Ends ends{nullptr, add, false, last, 0, 0};
       panels_of(n, [&](int64_t o, int wide, int) {
         strip(std::min<int64_t>(kWidth, n - o), rows, of_d + o * rows, 1, wide * kLanes, of_x + j * rows,
               dpacked + plan.block[g] + o * m + j, m, vectors, ends);

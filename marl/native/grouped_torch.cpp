@@ -1,12 +1,14 @@
-// Registers the kernels of grouped layers with torch, for the CPU and for autograd, and gives Python two
-// functions that call the registered operators without the cost of torch.ops: that alone is as dear as a
-// small dense layer. A module of Python; `use` names the table of the instruction set that was built.
+// Registers the kernels of grouped layers with torch, for the CPU and for autograd, and gives Python what calls
+// the registered operators without the cost of torch.ops, which alone is as dear as a small dense layer:
+// `linear`, and `Layer`, which keeps its panels. `use` names the table of the instruction set that was built.
 #include <torch/csrc/autograd/python_variable.h>
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
+
+#include <cstring>
 
 #include "grouped.hpp"
 
@@ -170,20 +172,6 @@ PyObject* wrapped(const Run& run) {
   return nullptr;
 }
 
-PyObject* py_forward(PyObject*, PyObject* const* a, Py_ssize_t count) {
-  if (count != 4 || !are_tensors(a, 3)) {
-    PyErr_SetString(PyExc_TypeError, "forward(x, panels, plan, flags) takes three tensors and a number");
-    return nullptr;
-  }
-  static const auto op = operation<Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t)>(
-      "marl::grouped_forward");
-  const int64_t flags = PyLong_AsLongLong(a[3]);
-  if (flags == -1 && PyErr_Occurred()) return nullptr;
-  return wrapped([&] {
-    return op.call(THPVariable_Unpack(a[0]), THPVariable_Unpack(a[1]), THPVariable_Unpack(a[2]), flags);
-  });
-}
-
 PyObject* py_linear(PyObject*, PyObject* const* a, Py_ssize_t count) {
   if (count != 5 || !are_tensors(a, 2) || !(a[2] == Py_None || are_tensors(a + 2, 1)) ||
       !are_tensors(a + 3, 1)) {
@@ -201,6 +189,125 @@ PyObject* py_linear(PyObject*, PyObject* const* a, Py_ssize_t count) {
   });
 }
 
+// A layer whose weights rest: panels are packed again when torch has counted a change of weights or bias, or they
+// lie elsewhere. Batches of a size that is not chosen go to `otherwise`, a function of x.
+struct Layer {
+  static constexpr int kSizes = 48;  // size s: 2^(s-1) < rows <= 2^s
+  Tensor packed, plan, panels;
+  OptionalTensor bias;
+  int64_t flags = 0, inputs = 0;
+  PyObject* otherwise = nullptr;
+  bool chosen[kSizes] = {};
+  int threads = 0;                      // that the choice was made for
+  const marl::Kernels* with = nullptr;  // that packed the panels
+  const void* at[2] = {};
+  uint32_t version[2] = {};
+
+  static uint32_t version_of(const Tensor& tensor) { return tensor.is_inference() ? 0 : tensor._version(); }
+
+  void refresh() {
+    const void* now[2] = {packed.const_data_ptr(), bias ? bias->const_data_ptr() : nullptr};
+    const uint32_t count[2] = {version_of(packed), bias ? version_of(*bias) : 0};
+    if (with == kernels && !std::memcmp(now, at, sizeof at) && !std::memcmp(count, version, sizeof version))
+      return;
+    const c10::InferenceMode off(false);
+    const at::NoGradGuard constant;
+    panels = pack(packed, bias, plan);
+    with = kernels;
+    std::memcpy(at, now, sizeof at), std::memcpy(version, count, sizeof version);
+  }
+};
+struct LayerObject {
+  PyObject_HEAD
+  vectorcallfunc call;
+  Layer* layer;
+};
+
+PyObject* layer_call(PyObject* self, PyObject* const* a, size_t count, PyObject* names) {
+  Layer& layer = *reinterpret_cast<LayerObject*>(self)->layer;
+  if (PyVectorcall_NARGS(count) != 1 || names || !THPVariable_Check(a[0])) {
+    PyErr_SetString(PyExc_TypeError, "a layer takes one tensor");
+    return nullptr;
+  }
+  const Tensor& x = THPVariable_Unpack(a[0]);
+  if (const int threads = at::get_num_threads(); threads != layer.threads) {
+    std::fill(std::begin(layer.chosen), std::end(layer.chosen), false);
+    layer.threads = threads;
+  }
+  const uint64_t rows = static_cast<uint64_t>(x.numel()) / layer.inputs;
+  if (at::GradMode::is_enabled() || !layer.chosen[rows < 2 ? 0 : 64 - __builtin_clzll(rows - 1)])
+    return PyObject_CallOneArg(layer.otherwise, a[0]);
+  static const auto op =
+      operation<Tensor(const Tensor&, const Tensor&, const Tensor&, int64_t)>("marl::grouped_forward");
+  return wrapped([&] {
+    layer.refresh();
+    return op.call(x, layer.panels, layer.plan, layer.flags);
+  });
+}
+
+PyObject* layer_choose(PyObject* self, PyObject* size) {
+  const long s = PyLong_AsLong(size);
+  if (s == -1 && PyErr_Occurred()) return nullptr;
+  if (s < 0 || s >= Layer::kSizes) return PyErr_Format(PyExc_ValueError, "size must be 0 to 47, not %ld", s);
+  reinterpret_cast<LayerObject*>(self)->layer->chosen[s] = true;
+  Py_RETURN_NONE;
+}
+
+PyObject* layer_new(PyTypeObject* type, PyObject* arguments, PyObject*) {
+  PyObject *packed, *bias, *plan, *otherwise;
+  long long flags;
+  if (!PyArg_ParseTuple(arguments, "OOOLO", &packed, &bias, &plan, &flags, &otherwise)) return nullptr;
+  if (!THPVariable_Check(packed) || !THPVariable_Check(plan) ||
+      !(bias == Py_None || THPVariable_Check(bias)))
+    return PyErr_Format(PyExc_TypeError, "Layer(packed, bias, plan, flags, otherwise): tensors are missing");
+  auto* self = reinterpret_cast<LayerObject*>(type->tp_alloc(type, 0));
+  if (!self) return nullptr;
+  self->call = layer_call;
+  Layer& layer = *(self->layer = new Layer);
+  layer.packed = THPVariable_Unpack(packed), layer.plan = THPVariable_Unpack(plan);
+  if (bias != Py_None) layer.bias = THPVariable_Unpack(bias);
+  layer.flags = flags, layer.inputs = layer.plan.const_data_ptr<int64_t>()[0];
+  Py_INCREF(otherwise);
+  layer.otherwise = otherwise;
+  return reinterpret_cast<PyObject*>(self);
+}
+
+int layer_traverse(PyObject* self, visitproc visit, void* arg) {
+  Py_VISIT(reinterpret_cast<LayerObject*>(self)->layer->otherwise);
+  return 0;
+}
+
+int layer_clear(PyObject* self) {
+  Py_CLEAR(reinterpret_cast<LayerObject*>(self)->layer->otherwise);
+  return 0;
+}
+
+void layer_free(PyObject* self) {
+  PyObject_GC_UnTrack(self);
+  layer_clear(self);
+  delete reinterpret_cast<LayerObject*>(self)->layer;
+  Py_TYPE(self)->tp_free(self);
+}
+
+PyMethodDef layer_methods[] = {
+    {"choose", layer_choose, METH_O, "choose(size): batches of up to 2^size rows run here"},
+    {nullptr, nullptr, 0, nullptr}};
+
+PyTypeObject* layer_type() {
+  static PyTypeObject type = {PyVarObject_HEAD_INIT(nullptr, 0)};
+  type.tp_name = "grouped_torch.Layer";
+  type.tp_basicsize = sizeof(LayerObject);
+  type.tp_flags = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_VECTORCALL | Py_TPFLAGS_HAVE_GC;
+  type.tp_vectorcall_offset = offsetof(LayerObject, call);
+  type.tp_call = PyVectorcall_Call;
+  type.tp_new = layer_new;
+  type.tp_dealloc = layer_free;
+  type.tp_traverse = layer_traverse;
+  type.tp_clear = layer_clear;
+  type.tp_methods = layer_methods;
+  return PyType_Ready(&type) < 0 ? nullptr : &type;
+}
+
 PyObject* py_use(PyObject*, PyObject* address) {
   void* table = PyLong_AsVoidPtr(address);
   if (!table && PyErr_Occurred()) return nullptr;
@@ -209,8 +316,6 @@ PyObject* py_use(PyObject*, PyObject* address) {
 }
 
 PyMethodDef methods[] = {
-    {"forward", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_forward)), METH_FASTCALL,
-     "forward(x, panels, plan, flags) -> y, without a gradient"},
     {"linear", reinterpret_cast<PyCFunction>(reinterpret_cast<void*>(py_linear)), METH_FASTCALL,
      "linear(x, packed, bias, plan, flags) -> y"},
     {"use", py_use, METH_O, "use(address) -> lanes: take the kernels of this table"},
@@ -220,4 +325,10 @@ PyModuleDef definition = {PyModuleDef_HEAD_INIT, "grouped_torch", "Grouped layer
 
 }  // namespace
 
-PyMODINIT_FUNC PyInit_grouped_torch() { return PyModule_Create(&definition); }
+PyMODINIT_FUNC PyInit_grouped_torch() {
+  PyTypeObject* layer = layer_type();
+  PyObject* module = layer ? PyModule_Create(&definition) : nullptr;
+  if (module && PyModule_AddObjectRef(module, "Layer", reinterpret_cast<PyObject*>(layer)) < 0)
+    Py_CLEAR(module);
+  return module;
+}

@@ -158,6 +158,19 @@ class Layout:
         sum_O = values.new_zeros(self.outputs).index_add(0, self.output_of_packed, values)
         return sum_I, sum_O
 
+    def after(self, before: Layout) -> Layout:
+        """The same layer reading the group-major outputs of the layer before; packed weights stay valid.
+
+        Args:
+            before: layout with as many outputs as this one has inputs.
+        """
+        require(before.outputs == self.inputs, "inputs", self.inputs, f"give {before.outputs}, the outputs before")
+        place_in_I = before.order_out_O.argsort()
+        order_in_I = place_in_I[self.order_in_I]
+        return dataclasses.replace(
+            self, group_in_I=self.group_in_I[before.order_out_O], order_in_I=order_in_I
+        )
+
     def to(self, device: torch.device | str) -> Layout:
         """The same layout on another device."""
         moved = {

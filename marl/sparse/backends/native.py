@@ -11,6 +11,7 @@ import functools
 import logging
 import sysconfig
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +101,18 @@ def grouped_linear(
     return y
 
 
-def panels(packed: Tensor, bias: Tensor | None, layout: Layout) -> Tensor:
-    """Weights and bias as `own.module.forward` reads them, for weights that do not change."""
-    found: Tensor = torch.ops.marl.grouped_pack(packed, bias, loaded().plan(layout))
-    return found
+def layer(
+    packed: Tensor, bias: Tensor | None, layout: Layout, options: int, otherwise: Callable[[Tensor], Tensor]
+) -> Any:
+    """A callable of x for weights that rest, without a gradient; its `choose(size)` admits batches.
+
+    Args:
+        packed, bias: kept; torch's count of their changes says when the panels are packed anew.
+        options: of `flags`.
+        otherwise: what runs batches of a size (`choose.size_of`) that is not admitted.
+    """
+    own = loaded()
+    return own.module.Layer(packed, bias, own.plan(layout), options, otherwise)
 
 
 def sums(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
