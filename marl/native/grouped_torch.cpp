@@ -205,6 +205,13 @@ struct Layer {
 
   static uint32_t version_of(const Tensor& tensor) { return tensor.is_inference() ? 0 : tensor._version(); }
 
+  void count_threads() {  // another number of them is another choice
+    if (const int now = at::get_num_threads(); now != threads) {
+      std::fill(std::begin(chosen), std::end(chosen), false);
+      threads = now;
+    }
+  }
+
   void refresh() {
     const void* now[2] = {packed.const_data_ptr(), bias ? bias->const_data_ptr() : nullptr};
     const uint32_t count[2] = {version_of(packed), bias ? version_of(*bias) : 0};
@@ -230,10 +237,7 @@ PyObject* layer_call(PyObject* self, PyObject* const* a, size_t count, PyObject*
     return nullptr;
   }
   const Tensor& x = THPVariable_Unpack(a[0]);
-  if (const int threads = at::get_num_threads(); threads != layer.threads) {
-    std::fill(std::begin(layer.chosen), std::end(layer.chosen), false);
-    layer.threads = threads;
-  }
+  layer.count_threads();
   const uint64_t rows = static_cast<uint64_t>(x.numel()) / layer.inputs;
   if (at::GradMode::is_enabled() || !layer.chosen[rows < 2 ? 0 : 64 - __builtin_clzll(rows - 1)])
     return PyObject_CallOneArg(layer.otherwise, a[0]);
@@ -249,7 +253,9 @@ PyObject* layer_choose(PyObject* self, PyObject* size) {
   const long s = PyLong_AsLong(size);
   if (s == -1 && PyErr_Occurred()) return nullptr;
   if (s < 0 || s >= Layer::kSizes) return PyErr_Format(PyExc_ValueError, "size must be 0 to 47, not %ld", s);
-  reinterpret_cast<LayerObject*>(self)->layer->chosen[s] = true;
+  Layer& layer = *reinterpret_cast<LayerObject*>(self)->layer;
+  layer.count_threads();
+  layer.chosen[s] = true;
   Py_RETURN_NONE;
 }
 

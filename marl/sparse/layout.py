@@ -164,7 +164,9 @@ class Layout:
         Args:
             before: layout with as many outputs as this one has inputs.
         """
-        require(before.outputs == self.inputs, "inputs", self.inputs, f"give {before.outputs}, the outputs before")
+        require(
+            before.outputs == self.inputs, "inputs", self.inputs, f"give {before.outputs}, the outputs before"
+        )
         place_in_I = before.order_out_O.argsort()
         order_in_I = place_in_I[self.order_in_I]
         return dataclasses.replace(

@@ -125,7 +125,8 @@ class GroupedLinear(nn.Module):
 
     def dense(self) -> tuple[Tensor, Tensor | None]:
         """The masked weight (O, I) and the bias, in the order that x comes in and y has."""
-        weight_OI, bias, layout = self.layout.unpack(self.packed), self.bias, self.layout
+        weight_OI, layout = self.layout.unpack(self.packed), self.layout
+        bias: Tensor | None = self.bias
         if not self.options["gather"]:
             weight_OI = weight_OI[:, layout.order_in_I]
         if not self.options["scatter"]:
@@ -149,7 +150,9 @@ class _Resting:
     def _otherwise(self, x: Tensor) -> Tensor:
         """Batches whose backend is not known yet, or is not the kernels."""
         if torch.is_grad_enabled() or not native.usable(x):
-            return grouped_linear(x, self._packed, self._bias, self._layout, backend=self._backend, **self._options)
+            return grouped_linear(
+                x, self._packed, self._bias, self._layout, backend=self._backend, **self._options
+            )
         size = choose.size_of(x.numel() // self._layout.inputs)
         at = size, torch.get_num_threads()
         if at not in self._choices:

@@ -48,6 +48,13 @@ def fastest(key: str, candidates: Mapping[str, Callable[[], Tensor]]) -> str:
     return known[full]
 
 
+def forget() -> None:
+    """Drop all choices of this machine, those of the file too."""
+    _known().clear()
+    with suppress(OSError):
+        _file().unlink()
+
+
 def _measure(candidates: Mapping[str, Callable[[], Tensor]]) -> str:
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(_ROUNDS):

@@ -39,7 +39,15 @@ class _Native:
         root = Path(torch.__file__).parent
         includes = (root / "include", sysconfig.get_path("include"))
         abi = f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}"
-        flags = ("-O1", "-std=c++20", "-fPIC", "-shared", "-pthread", abi, *(f"-I{path}" for path in includes))
+        flags = (
+            "-O1",
+            "-std=c++20",
+            "-fPIC",
+            "-shared",
+            "-pthread",
+            abi,
+            *(f"-I{path}" for path in includes),
+        )
         libraries = (f"-L{root / 'lib'}", "-Wl,--no-as-needed", "-ltorch_python", "-ltorch_cpu", "-lc10")
         self.module: Any = native.load_module(_FOLDER / "grouped_torch.cpp", flags, libraries)
         self.use(torch.backends.cpu.get_cpu_capability())
