@@ -32,14 +32,20 @@ class Aggregate(Protocol):
         ...
 
     def __call__(
-        self, h_BNH: Tensor, said_BNM: Tensor, received_BNNM: Tensor, delivered_BNN: Tensor, alive_BN: Tensor
+        self,
+        h_BNH: Tensor,
+        said_BNM: Tensor,
+        received_BNNM: Tensor | None,
+        delivered_BNN: Tensor,
+        alive_BN: Tensor,
     ) -> Tensor:
         """m (B, N, size): zeros where an agent is not alive, or heard nobody.
 
         Args:
             h_BNH: states of the receivers.
             said_BNM: what each would send; an agent needs no link to hear itself.
-            received_BNNM: (receiver, sender), 0 where nothing was delivered.
+            received_BNNM: (receiver, sender), 0 where nothing was delivered. None: what was said, as learning
+                replays it, where a copy for every pair would only cost time.
             delivered_BNN: bool.
             alive_BN: bool.
         """
@@ -63,10 +69,17 @@ class Mean(nn.Module):
         return h_BNH
 
     def forward(
-        self, h_BNH: Tensor, said_BNM: Tensor, received_BNNM: Tensor, delivered_BNN: Tensor, alive_BN: Tensor
+        self,
+        h_BNH: Tensor,
+        said_BNM: Tensor,
+        received_BNNM: Tensor | None,
+        delivered_BNN: Tensor,
+        alive_BN: Tensor,
     ) -> Tensor:
         others_B = (alive_BN.sum(-1) - 1).clamp(min=1)
         share_BN = alive_BN / others_B[:, None]
+        if received_BNNM is None:
+            return torch.bmm(delivered_BNN * share_BN[..., None], said_BNM)
         return received_BNNM.sum(2) * share_BN[..., None]
 
 
@@ -91,11 +104,24 @@ class Attention(nn.Module):
         return said
 
     def forward(
-        self, h_BNH: Tensor, said_BNM: Tensor, received_BNNM: Tensor, delivered_BNN: Tensor, alive_BN: Tensor
+        self,
+        h_BNH: Tensor,
+        said_BNM: Tensor,
+        received_BNNM: Tensor | None,
+        delivered_BNN: Tensor,
+        alive_BN: Tensor,
     ) -> Tensor:
         self_NN = torch.eye(h_BNH.shape[1], dtype=torch.bool, device=h_BNH.device)
-        heard_BNNM = torch.where(self_NN[..., None], said_BNM[:, None], received_BNNM)
-        k_BNNK, v_BNNV = heard_BNNM.split((self.signature, self.size), -1)
-        scores_BNN = (k_BNNK * self.query(h_BNH)[:, :, None]).sum(-1) * self.signature**-0.5
-        alpha_BNN = scores_BNN.masked_fill(~(delivered_BNN | self_NN), -torch.inf).softmax(-1)
-        return (alpha_BNN[..., None] * v_BNNV).sum(2) * alive_BN[..., None]
+        q_BNK, sizes = self.query(h_BNH), (self.signature, self.size)
+        if received_BNNM is None:
+            k_BNK, v_BNV = said_BNM.split(sizes, -1)
+            scores_BNN = torch.bmm(q_BNK, k_BNK.transpose(1, 2))
+        else:
+            heard_BNNM = torch.where(self_NN[..., None], said_BNM[:, None], received_BNNM)
+            k_BNNK, v_BNNV = heard_BNNM.split(sizes, -1)
+            scores_BNN = (k_BNNK * q_BNK[:, :, None]).sum(-1)
+        scores_BNN = (scores_BNN * self.signature**-0.5).masked_fill(~(delivered_BNN | self_NN), -torch.inf)
+        alpha_BNN = scores_BNN.softmax(-1) * alive_BN[..., None]
+        if received_BNNM is None:
+            return torch.bmm(alpha_BNN, v_BNV)
+        return (alpha_BNN[..., None] * v_BNNV).sum(2)

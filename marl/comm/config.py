@@ -59,6 +59,9 @@ class CommConfig:
     entropy: float | None = None  # weight of the entropy bonus, >= 0; None: reinforce 0, ppo 0.01
     optimiser: Literal["adam", "rmsprop"] | None = None  # None: reinforce rmsprop, ppo adam
     learning_rate: float | None = None  # > 0; None: 1e-3
+    # Team steps over which the learning rate, and the entropy's weight, fall linearly to 0; 0: never. CHOICE
+    learning_rate_decay: int = 0  # >= 0
+    entropy_decay: int = 0  # >= 0
     optimiser_eps: float | None = None  # >= 0; None: reinforce 1e-6, ppo 1e-5
     rmsprop_alpha: float = 0.97  # decay of rmsprop's mean square, [0, 1)
     max_grad_norm: float | None = None  # > 0; None: reinforce unlimited, ppo 10
@@ -79,6 +82,8 @@ class CommConfig:
         require(self.optimiser in kinds, "optimiser", self.optimiser, "give adam, rmsprop or null")
         for name in ("hidden", "rounds", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
+        for name in ("learning_rate_decay", "entropy_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give an integer >= 0")
         require(self.chunk >= 0, "chunk", self.chunk, "give an integer >= 1, or 0 for the whole rollout")
         chosen = self.chosen
         for name in ("gamma", "trace"):

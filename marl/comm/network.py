@@ -25,8 +25,8 @@ from torch import Tensor, nn
 from marl.comm.aggregate import Aggregate
 from marl.nets import LSTM, linear
 
-# One round of messages: message_BNM to (received_BNNM, delivered_BNN).
-Exchange = Callable[[Tensor], tuple[Tensor, Tensor]]
+# One round of messages: message_BNM to (received_BNNM, delivered_BNN). None: received as it was sent.
+Exchange = Callable[[Tensor], tuple[Tensor | None, Tensor]]
 
 
 class Outputs(NamedTuple):
@@ -139,11 +139,6 @@ class CommNetwork(nn.Module):
 
 
 def _replay(delivered_BRNN: Tensor) -> Exchange:
-    """The exchange in which exactly these messages arrive, round by round; differentiable in them."""
+    """The exchange in which exactly these messages arrive, round by round."""
     rounds = iter(delivered_BRNN.unbind(1))
-
-    def exchange(message_BNM: Tensor) -> tuple[Tensor, Tensor]:
-        delivered_BNN = next(rounds)
-        return torch.where(delivered_BNN[..., None], message_BNM[:, None], 0.0), delivered_BNN
-
-    return exchange
+    return lambda message_BNM: (None, next(rounds))

@@ -26,7 +26,7 @@ from marl.comm.config import CommConfig
 from marl.comm.losses import departures, own_returns, reinforce_loss
 from marl.comm.network import CommNetwork, Outputs
 from marl.errors import MarlError
-from marl.nets import Optimiser, kernels, load_tensors, tensors_of, undone_if_not_finite
+from marl.nets import Optimiser, kernels, linear_decay, load_tensors, tensors_of, undone_if_not_finite
 from marl.policy.chunks import cut, minibatches, states_before
 from marl.policy.heads import sample
 from marl.policy.losses import entropy, masked_mean, policy_loss, value_loss
@@ -74,7 +74,7 @@ class CommTeam:
         if spec.reward == "vector":
             raise MarlError(f"env={spec.name} has a vector reward: this team needs a scalar one")
         self.spec, self.config, self.gated, self.device = spec, config, gated, device
-        self.chosen, self.updates = config.chosen, 0
+        self.chosen, self.updates, self.steps = config.chosen, 0, 0  # steps: team steps learned from
         self.network = CommNetwork(
             spec.obs_size,
             spec.n_actions,
@@ -180,6 +180,8 @@ class CommTeam:
         c, steps = self.config, 0
         sums: dict[str, Tensor] = {}
         ppo = c.learner == "ppo"
+        rate = self.chosen["learning_rate"] * linear_decay(self.steps, c.learning_rate_decay)
+        self.optimiser.set_learning_rate(rate)
         with kernels.alone(), undone_if_not_finite(self):
             if self.pruner is not None:
                 self.pruner.observe(batch.mean_reward())
@@ -190,7 +192,7 @@ class CommTeam:
                     for name, value in (self._ppo(part) if ppo else self._reinforce(part)).items():
                         sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
                     steps += 1
-        self.updates += 1
+        self.updates, self.steps = self.updates + 1, self.steps + int(batch.filled_BT.sum())
         pairs = (self._wanted(batch.alive_BTN, None) & batch.filled_BT[..., None, None]).sum()
         talk = batch.extras["delivered"].float().mean(2).sum() / pairs.clamp(min=1)
         metrics = {name: value / steps for name, value in sums.items()} | {"talk": talk}
@@ -291,7 +293,8 @@ class CommTeam:
         return metrics | {"kl": masked_mean(x["log_prob"] - log_prob, live)}
 
     def _step(self, gain: Tensor, error: Tensor, bonus: Tensor, spread: Tensor) -> dict[str, Tensor]:
-        loss = gain + self.chosen["value_weight"] * error - self.chosen["entropy"] * bonus
+        weight = self.chosen["entropy"] * linear_decay(self.steps, self.config.entropy_decay)
+        loss = gain + self.chosen["value_weight"] * error - weight * bonus
         norm = self.optimiser.step(loss)
         losses = {"loss": loss, "policy_loss": gain, "value_loss": error}
         return losses | {"entropy": spread, "grad_norm": norm}
@@ -304,7 +307,7 @@ class CommTeam:
             "networks": tensors_of(self.network),
             "targets": tensors_of(self.norm),
             "optimisers": {"network": self.optimiser.state_dict()},
-            "counters": {"updates": self.updates},
+            "counters": {"updates": self.updates, "steps": self.steps},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -316,7 +319,7 @@ class CommTeam:
         load_tensors(self.network, state["networks"], "networks")
         load_tensors(self.norm, state["targets"], "value statistics")
         self.optimiser.load_state_dict(state["optimisers"]["network"])
-        self.updates = int(state["counters"]["updates"])
+        self.updates, self.steps = (int(state["counters"][name]) for name in ("updates", "steps"))
 
 
 def _taken(log_probs: Tensor, actions: Tensor) -> Tensor:

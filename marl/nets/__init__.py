@@ -7,7 +7,7 @@ from marl.nets.flat import FlatParameters, bind
 from marl.nets.inputs import agent_inputs
 from marl.nets.linear import Linear, linear
 from marl.nets.mlp import MLP
-from marl.nets.optimise import Optimiser, load_tensors, tensors_of, undone_if_not_finite
+from marl.nets.optimise import Optimiser, linear_decay, load_tensors, tensors_of, undone_if_not_finite
 from marl.nets.recurrent import GRU, LSTM
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "agent_inputs",
     "bind",
     "linear",
+    "linear_decay",
     "load_tensors",
     "tensors_of",
     "undone_if_not_finite",

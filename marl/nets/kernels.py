@@ -36,6 +36,7 @@ _SIGNATURES = {
         "marl_gru_backward": "llllll" + "p" * 13 + "i",
         "marl_lanes": "",
     },
+    "lstm": {"marl_lstm_forward": "ll" + "p" * 6, "marl_lstm_backward": "ll" + "p" * 6},
     "tower": {
         "marl_tower_forward": "llllpippppi",
         "marl_tower_backward": "llllpippppppii",
@@ -219,6 +220,40 @@ class _Gru(Function):
         arrays = x, start, h0, wi, wh, h, saved, dh.contiguous(), dx
         call("marl_gru_backward", *_gru_sizes(x, wh), *arrays, *gradients, threads())
         return dx, None, None, *gradients
+
+
+def lstm_cell(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+    """(h', c') of an LSTM cell: `marl.nets.recurrent.LSTM.step` after its two products.
+
+    Args: a, b: products of input and state (..., 4H), float32; c: (..., H).
+    """
+    a, b, c = a.contiguous(), b.contiguous(), c.contiguous()
+    if torch.is_grad_enabled():
+        return _LstmCell.apply(a, b, c)
+    return _lstm_forward(a, b, c, None)
+
+
+def _lstm_forward(a: Tensor, b: Tensor, c: Tensor, saved: Tensor | None) -> tuple[Tensor, Tensor]:
+    h_next, c_next = torch.empty_like(c), torch.empty_like(c)
+    call("marl_lstm_forward", c.shape[:-1].numel(), c.shape[-1], a, b, c, h_next, c_next, saved)
+    return h_next, c_next
+
+
+class _LstmCell(Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
+        saved = c.new_empty(*c.shape[:-1], 5, c.shape[-1])
+        ctx.save_for_backward(c, saved)
+        return _lstm_forward(a, b, c, saved)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, dh: Tensor, dc_next: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        c, saved = ctx.saved_tensors
+        dgates, dc = c.new_empty(*c.shape[:-1], 4 * c.shape[-1]), torch.empty_like(c)
+        arrays = saved, c, dh.contiguous(), dc_next.contiguous(), dgates, dc
+        call("marl_lstm_backward", c.shape[:-1].numel(), c.shape[-1], *arrays)
+        return dgates, dgates, dc
 
 
 def agent_inputs(obs: Tensor, last_action: Tensor | None, *, actions: int, ids: bool) -> Tensor:

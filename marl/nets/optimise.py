@@ -54,6 +54,10 @@ class Optimiser:
         else:
             self._torch = torch.optim.RMSprop(vector, lr=learning_rate, alpha=alpha, eps=eps)
 
+    def set_learning_rate(self, rate: float) -> None:
+        """Args: rate: >= 0; no part of `state_dict`, for whoever schedules it knows how far it is."""
+        self._torch.param_groups[0]["lr"] = rate
+
     def step(self, loss: Tensor, name: str = "loss") -> Tensor:
         """Differentiate, clip and step; returns the gradient's norm before clipping.
 
@@ -171,6 +175,11 @@ class Optimiser:
                 name: value.to(device, copy=True) if value.dim() else value.clone()
                 for name, value in state.items()
             }
+
+
+def linear_decay(done: int, over: int) -> float:
+    """Factor that falls from 1 to 0 while `done` grows to `over`; always 1 where `over` is 0."""
+    return max(1.0 - done / over, 0.0) if over else 1.0
 
 
 class Restorable(Protocol):

@@ -140,7 +140,9 @@ class LSTM(nn.Module):
 
     def step(self, x_BNI: Tensor, h_BNH: Tensor, c_BNH: Tensor) -> tuple[Tensor, Tensor]:
         """(h', c') after one entry, each (B, N, H); differentiable in all three."""
-        gates_BNG = self.input(x_BNI) + self.recurrent(h_BNH)
-        i, f, g, o = gates_BNG.chunk(4, -1)
+        products = self.input(x_BNI), self.recurrent(h_BNH)
+        if kernels.usable(x_BNI):
+            return kernels.lstm_cell(*products, c_BNH)
+        i, f, g, o = (products[0] + products[1]).chunk(4, -1)
         c_BNH = torch.sigmoid(f) * c_BNH + torch.sigmoid(i) * torch.tanh(g)
         return torch.sigmoid(o) * torch.tanh(c_BNH), c_BNH

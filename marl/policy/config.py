@@ -38,6 +38,9 @@ class PolicyConfig:
     normalise_values: bool = True  # critics learn returns with running mean 0 and deviation 1
 
     learning_rate: float = 5e-4  # Adam, actor and critic, > 0
+    # Team steps over which the learning rate, and the entropy's weight, fall linearly to 0; 0: never.
+    learning_rate_decay: int = 0  # >= 0; the released code has the option too
+    entropy_decay: int = 0  # >= 0; CHOICE
     optimiser_eps: float = 1e-5  # >= 0
     max_grad_norm: float = 10.0  # > 0, of actor and critic each
 
@@ -48,6 +51,8 @@ class PolicyConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
         for name in ("entropy", "optimiser_eps"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give a number >= 0")
+        for name in ("learning_rate_decay", "entropy_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give an integer >= 0")
         for name in ("hidden", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
         require(self.activation in ("relu", "tanh"), "activation", self.activation, "give relu or tanh")

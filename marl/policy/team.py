@@ -17,7 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError
-from marl.nets import Optimiser, agent_inputs, kernels, load_tensors, tensors_of, undone_if_not_finite
+from marl.nets import (
+    Optimiser,
+    agent_inputs,
+    kernels,
+    linear_decay,
+    load_tensors,
+    tensors_of,
+    undone_if_not_finite,
+)
 from marl.policy import export
 from marl.policy import kernels as native
 from marl.policy.chunks import cut, minibatches, states_before
@@ -63,7 +71,7 @@ class PolicyTeam:
         if spec.reward == "vector":
             raise MarlError(f"env={spec.name} has a vector reward: this team needs a scalar one")
         self.spec, self.config, self.central, self.device = spec, config, central, device
-        self.updates = 0
+        self.updates = self.steps = 0  # steps: team steps learned from
         seen = spec.obs_size + spec.state_size * central
         generator = rng.torch("init")
         self.actor = self._network(generator, spec.obs_size, spec.n_actions, head_gain=0.01)
@@ -154,12 +162,15 @@ class PolicyTeam:
         Raises:
             NonFiniteError: a loss or gradient is NaN or infinite; everything is as before the update.
         """
+        rate = self.config.learning_rate * linear_decay(self.steps, self.config.learning_rate_decay)
+        for optimiser in self.optimisers.values():
+            optimiser.set_learning_rate(rate)
         with kernels.alone(), undone_if_not_finite(self):
             for pruner in self.pruners.values():
                 if pruner is not None:
                     pruner.observe(batch.mean_reward())
             metrics = self._epochs(batch, rng)
-        self.updates += 1
+        self.updates, self.steps = self.updates + 1, self.steps + int(batch.filled_BT.sum())
         for part, pruner in self.pruners.items():
             if pruner is not None:
                 metrics |= {f"{part}_{name}": value for name, value in pruner.metrics().items()}
@@ -221,8 +232,10 @@ class PolicyTeam:
         """One step of actor and critic on a minibatch of chunks; `_METRICS`."""
         c, start, steps = self.config, x.get("start"), self.optimisers
 
+        weight = c.entropy * linear_decay(self.steps, c.entropy_decay)
+
         def of_policy(outputs: Tensor) -> tuple[Tensor, Tensor]:
-            return self.policy.loss(outputs, x, clip=c.clip, weight=c.entropy)
+            return self.policy.loss(outputs, x, clip=c.clip, weight=weight)
 
         policy_3 = self.actor.learn(x["actor"], start, x.get("actor_state"), of_policy)
         norms = [steps["actor"].apply(policy_3.sum(), "policy loss")]
@@ -268,7 +281,7 @@ class PolicyTeam:
             },
             "targets": {},
             "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
-            "counters": {"updates": self.updates},
+            "counters": {"updates": self.updates, "steps": self.steps},
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -283,7 +296,7 @@ class PolicyTeam:
             load_tensors(module, own, part)
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
-        self.updates = int(state["counters"]["updates"])
+        self.updates, self.steps = (int(state["counters"][name]) for name in ("updates", "steps"))
 
 
 def _standardise(x: Tensor, mask: Tensor) -> Tensor:

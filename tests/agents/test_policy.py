@@ -311,14 +311,41 @@ def test_learning_is_deterministic_and_restores_bit_for_bit(make_spec, make_roll
     for batch in batches[2:]:
         _update(rest, batch)
     expected = whole.state_dict()
+    counters = {"updates": 4, "steps": sum(int(batch.filled_BT.sum()) for batch in batches)}
     for other in (again, rest):
         state = other.state_dict()
-        assert state["counters"] == expected["counters"] == {"updates": 4}
+        assert state["counters"] == expected["counters"] == counters
         for key, value in expected["networks"].items():
             assert torch.equal(value, state["networks"][key]), key
         for part in ("actor", "critic"):
             for key, value in expected["optimisers"][part].items():
                 assert torch.equal(value, state["optimisers"][part][key]), key
+
+
+def test_learning_rate_and_entropy_fall_over_team_steps(make_spec, make_rollout):
+    """Half way after one batch, at the end after two; then an entropy bonus is none."""
+    spec = make_spec()
+    batch = make_rollout(spec)
+    over = 2 * int(batch.filled_BT.sum())
+    team = _build(spec, learning_rate=0.01, learning_rate_decay=over)
+    for share in (1.0, 0.5, 0.0):
+        before = [p.clone() for p in team.actor.parameters()]
+        _update(team, batch)
+        for optimiser in team.optimisers.values():
+            assert optimiser._torch.param_groups[0]["lr"] == pytest.approx(0.01 * share)
+        same = all(torch.equal(a, b) for a, b in zip(before, team.actor.parameters(), strict=True))
+        assert same is (share == 0.0)
+    settings = ((0.5, over), (0.0, 0), (0.5, 0))
+    fading, without, always = (_build(spec, entropy=e, entropy_decay=d) for e, d in settings)
+    for _ in range(2):
+        _update(fading, batch)
+    for other in (without, always):
+        other.load_state_dict(fading.state_dict())
+    for other in (fading, without, always):
+        _update(other, batch)
+    weights = [next(iter(team.actor.parameters())) for team in (fading, without, always)]
+    assert torch.equal(weights[0], weights[1])
+    assert not torch.equal(weights[0], weights[2])
 
 
 def test_statistics_learn_once_per_step(make_spec, make_rollout):
@@ -345,7 +372,16 @@ def test_worlds_that_do_not_fit_are_refused(make_spec):
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"clip": 0.0}, {"chunk": -1}, {"epochs": 0}, {"entropy": -1.0}, {"trace": 2}]
+    "wrong",
+    [
+        {"clip": 0.0},
+        {"chunk": -1},
+        {"epochs": 0},
+        {"entropy": -1.0},
+        {"trace": 2},
+        {"learning_rate_decay": -1},
+        {"entropy_decay": -1},
+    ],
 )
 def test_bad_values_name_their_field(wrong):
     with pytest.raises(MarlError, match=next(iter(wrong))):

@@ -1,24 +1,30 @@
 """The LSTM cell beside torch's own."""
 
+import pytest
 import torch
 
 from marl.nets import LSTM
 
 
-def test_a_step_is_torchs_cell():
-    cell = LSTM(5, 7, generator=torch.Generator().manual_seed(0))
-    oracle = torch.nn.LSTMCell(5, 7)
+@pytest.mark.parametrize("hidden", [7, 32])  # below and at whole vectors of the native form
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])  # float64 has the torch form alone
+def test_a_step_is_torchs_cell(hidden, dtype):
+    cell = LSTM(5, hidden, generator=torch.Generator().manual_seed(0)).to(dtype)
+    oracle = torch.nn.LSTMCell(5, hidden, dtype=dtype)
     names = {"input": "ih", "recurrent": "hh"}
     with torch.no_grad():
         for ours, theirs in names.items():
             getattr(oracle, f"weight_{theirs}").copy_(getattr(cell, ours).weight)
             getattr(oracle, f"bias_{theirs}").copy_(getattr(cell, ours).bias)
     g = torch.Generator().manual_seed(1)
-    x, h, c = (torch.randn(4, 3, k, generator=g).requires_grad_() for k in (5, 7, 7))
+    sizes = (5, hidden, hidden)
+    x, h, c = (torch.randn(4, 3, k, generator=g, dtype=dtype).requires_grad_() for k in sizes)
     mine = cell.step(x, h, c)
     other = oracle(x.flatten(0, 1), (h.flatten(0, 1), c.flatten(0, 1)))
     for a, b in zip(mine, other, strict=True):
         torch.testing.assert_close(a.flatten(0, 1), b)
+    with torch.no_grad():
+        assert torch.equal(cell.step(x, h, c)[0], mine[0])
     slopes = torch.autograd.grad(mine[0].square().sum() + mine[1].sum(), (x, h, c))
     expected = torch.autograd.grad(other[0].square().sum() + other[1].sum(), (x, h, c))
     for a, b in zip(slopes, expected, strict=True):

@@ -276,14 +276,34 @@ def test_learning_is_deterministic_and_restores_bit_for_bit(make_spec, make_roll
     for batch in batches[2:]:
         _update(rest, batch)
     expected = whole.state_dict()
+    counters = {"updates": 4, "steps": sum(int(batch.filled_BT.sum()) for batch in batches)}
     for other in (again, rest):
         state = other.state_dict()
-        assert state["counters"] == expected["counters"] == {"updates": 4}
+        assert state["counters"] == expected["counters"] == counters
         for part in ("networks", "targets"):
             for key, value in expected[part].items():
                 assert torch.equal(value, state[part][key]), key
         for key, value in expected["optimisers"]["network"].items():
             assert torch.equal(value, state["optimisers"]["network"][key]), key
+
+
+@pytest.mark.parametrize("learner", LEARNERS)
+def test_learning_rate_and_entropy_fall_over_team_steps(make_spec, make_rollout, learner):
+    """Half way after one batch, at the end after two; the entropy's weight from the losses' own sum."""
+    spec = make_spec()
+    batch = make_rollout(spec)
+    over = 2 * int(batch.filled_BT.sum())
+    config = {"learner": learner, "entropy": 0.5, "value_weight": 2.0, "learning_rate": 0.01}
+    team = _build(spec, **config, learning_rate_decay=over, entropy_decay=over, minibatches=1, epochs=1)
+    live = (batch.filled_BT[..., None] & batch.alive_BTN).sum()
+    steps = batch.filled_BT.sum() if learner == "reinforce" else live  # what its losses are divided by
+    for share in (1.0, 0.5, 0.0):
+        before = team.network.C.weight.clone()
+        m = _update(team, batch)
+        bonus = m["policy_loss"] + 2.0 * m["value_loss"] - m["loss"]
+        assert bonus.item() == pytest.approx(share * 0.5 * (m["entropy"] * live / steps).item(), abs=1e-4)
+        assert team.optimiser._torch.param_groups[0]["lr"] == pytest.approx(0.01 * share)
+        assert torch.equal(before, team.network.C.weight) is (share == 0.0)
 
 
 @pytest.mark.parametrize("learner", LEARNERS)
@@ -314,6 +334,8 @@ def test_worlds_that_do_not_fit_are_refused(make_spec):
         {"gamma": 2.0},
         {"learning_rate": 0.0},
         {"chunk": -1},
+        {"learning_rate_decay": -1},
+        {"entropy_decay": -1},
     ],
 )
 def test_bad_values_name_their_field(wrong):

@@ -73,6 +73,26 @@ def test_attention_by_hand():
     assert m == pytest.approx([(a * 1.0 + b * 2.0) / (a + b), 2.0, 0.0], rel=1e-5)
 
 
+@pytest.mark.parametrize(
+    "make", [lambda _: Mean(6), lambda g: Attention(6, signature=3, value=4, generator=g)]
+)
+def test_what_was_said_needs_no_copy_for_every_pair(make):
+    """Without `received`, m and its gradient are those of messages that arrived as they were said."""
+    g = torch.Generator().manual_seed(0)
+    aggregate, delivered = make(g), torch.rand(5, 4, 4, generator=g) < 0.5
+    delivered &= ~torch.eye(4, dtype=torch.bool)
+    alive, found = torch.rand(5, 4, generator=g) < 0.7, []
+    h = torch.randn(5, 4, 6, generator=g).requires_grad_()
+    for copies in (True, False):
+        said = aggregate.message(h)
+        received = torch.where(delivered[..., None], said[:, None], 0.0) if copies else None
+        m = aggregate(h, said, received, delivered, alive)
+        found.append((m, *torch.autograd.grad((m * m.detach().cos()).sum(), h)))
+    for a, b in zip(*found, strict=True):
+        torch.testing.assert_close(a, b)
+    assert found[0][1].abs().sum() > 0
+
+
 def test_a_silent_agent_still_receives(make_spec, make_step):
     """Gates 1, 0, 1: agent 1 hears 0 and 2, and nobody hears 1."""
     spec = make_spec()
