@@ -14,9 +14,11 @@ from marl.config import RunConfig
 from marl.evaluate import for_evaluation, record
 from marl.progress import duration
 from marl.rng import Rng
+from marl.sparse import pictures as sparse
+from marl.sparse.pictures import HISTORY, WEIGHTS
 
 CURVES, VIDEO = "curves.png", "team.gif"
-PICTURES = (CURVES, VIDEO)
+PICTURES = (CURVES, VIDEO, WEIGHTS, HISTORY)
 _VIDEO_EPISODES = 3  # CHOICE: enough to see that spawns differ, few enough for a small file
 # CHOICE: 45 s; three of 2c_vs_64zg's longest episodes, 1,200 frames, fit into 1 MB at no readable size.
 _VIDEO_FRAMES = 450
@@ -48,10 +50,24 @@ def summary(folder: Path, out: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def pictures(cfg: RunConfig, agent: Any, curve: Sequence[Mapping[str, Any]]) -> list[Path]:
-    """Write the curves and, where the world can be drawn, a GIF of the greedy team."""
+def pictures(
+    cfg: RunConfig,
+    agent: Any,
+    curve: Sequence[Mapping[str, Any]],
+    sparsity: Sequence[Mapping[str, Any]] = (),
+) -> list[Path]:
+    """Write the curves, those of sparse layers, and where the world can be drawn a GIF of the greedy team.
+
+    Args:
+        cfg: of the run.
+        agent: as it is at the end.
+        curve: of its results.json.
+        sparsity: rows of sparsity.jsonl.
+    """
     figure = plots.run_curves(curve, cfg.run_id, np.random.default_rng(0))
     made = [plots.save(figure, cfg.folder / CURVES)]
+    if sparsity:
+        made += sparse.pictures(cfg.folder, agent.pruners, sparsity)
     if cfg.video:
         world = for_evaluation(cfg.env)
         env = world.build(num_envs=1, device=torch.device(cfg.device), threads=cfg.threads)

@@ -27,6 +27,9 @@ from marl.process import Signals, global_state, prepare_process, set_global_stat
 from marl.progress import Progress
 from marl.resume import refuse_existing
 from marl.rng import Rng
+from marl.sparse.pictures import record
+
+SPARSITY = "sparsity.jsonl"  # a row per evaluation: kept weights and group sizes of every sparse layer
 
 
 def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
@@ -82,6 +85,7 @@ class _Schedule:
     wall_s: float = 0.0  # seconds of training before this process
     metrics_bytes: int = 0
     evaluations_bytes: int = 0
+    sparsity_bytes: int = 0
 
 
 class _Session:
@@ -104,6 +108,10 @@ class _Session:
         files.write_json(self.folder / "config.json", cfg.to_dict())  # a resume may have changed it
         self.metrics = JsonLines(self.folder / "metrics.jsonl", self.schedule.metrics_bytes)
         self.evaluations = JsonLines(self.folder / "evaluations.jsonl", self.schedule.evaluations_bytes)
+        self.pruners = getattr(self.agent, "pruners", {})  # of a team with sparse layers
+        self.sparsity = None
+        if self.pruners:
+            self.sparsity = JsonLines(self.folder / SPARSITY, self.schedule.sparsity_bytes)
         sinks = open_loggers(self.log_config, self.folder, cfg.run_id, cfg.to_dict())
         self.loggers: list[Logger] = [self.metrics, *sinks]
         self.progress = Progress(cfg.total_steps, self.loop.steps)
@@ -167,6 +175,8 @@ class _Session:
         episodes = self._measure(self.cfg.evaluation.episodes, "evaluation")
         self.evaluations.append({"step": self.loop.steps, "wall_s": round(self.wall_s, 3), **episodes})
         self._log({f"eval/{name}": float(np.mean(values)) for name, values in episodes.items()})
+        if self.sparsity is not None:
+            self.sparsity.append({"step": self.loop.steps, "layers": record(self.pruners)})
 
     def _measure(self, episodes: int, name: str) -> dict[str, list[float]]:
         cfg = self.cfg
@@ -184,6 +194,7 @@ class _Session:
         """Write everything that the rest of the run depends on."""
         s, cfg, loop = self.schedule, self.cfg, self.loop
         s.metrics_bytes, s.evaluations_bytes = self.metrics.sync(), self.evaluations.sync()
+        s.sparsity_bytes = 0 if self.sparsity is None else self.sparsity.sync()
         info = {
             "run_id": cfg.run_id,
             "config": cfg.to_dict(),
@@ -227,7 +238,7 @@ class _Session:
             final = {k: [v] for k, v in self._measure(cfg.evaluation.final_episodes, "final").items()}
             self._log({f"final/{name}": float(np.mean(values)) for name, values in final.items()})
         self.metrics.sync()
-        for picture in report.pictures(cfg, self.agent, self._curve()):
+        for picture in report.pictures(cfg, self.agent, self._curve(), self._sparsity_rows()):
             for logger in self.loggers:
                 logger.media(picture.stem, picture)
         out = self.write_results("finished", final, wall_s)
@@ -238,7 +249,7 @@ class _Session:
     def write_results(
         self, status: results.Status, final: dict[str, Any] | None, wall_s: float | None = None
     ) -> dict[str, Any]:
-        names = ("config.json", "metrics.jsonl", "evaluations.jsonl", *report.PICTURES)
+        names = ("config.json", "metrics.jsonl", "evaluations.jsonl", SPARSITY, *report.PICTURES)
         metas = [self.folder / "checkpoints" / str(s) / "meta.json" for s in checkpoint.steps(self.folder)]
         out = results.build(
             self.cfg,
@@ -258,10 +269,16 @@ class _Session:
         rows = jsonl.read(self.folder / "evaluations.jsonl")
         return [{k: [v] if isinstance(v, list) else v for k, v in row.items()} for row in rows]
 
+    def _sparsity_rows(self) -> list[dict[str, Any]]:
+        if self.sparsity is None:
+            return []
+        self.sparsity.sync()
+        return jsonl.read(self.folder / SPARSITY)
+
     def close(self) -> None:
         self.progress.close()
-        for logger in (*self.loggers, self.evaluations):
-            logger.close()
+        for log in (*self.loggers, self.evaluations, *([] if self.sparsity is None else [self.sparsity])):
+            log.close()
 
 
 def _next(step: int, every: int) -> int:

@@ -86,6 +86,7 @@ class CommTeam:
             generator=rng.torch("init"),
         ).to(device)
         self.pruner = sparsify(self.network, config.sparsity, rng)
+        self.pruners = {} if self.pruner is None else {"": self.pruner}
         ppo = config.learner == "ppo"
         self.norm = ValueNorm(enabled=ppo and config.normalise_values).to(device)
         self.optimiser = Optimiser(

@@ -80,10 +80,9 @@ class PolicyTeam:
         self.extras_spec = self.policy.extras_spec
         self.critic = self._network(generator, seen, 1, head_gain=1.0)
         self.norm = ValueNorm(enabled=config.normalise_values).to(device)
-        self.pruners = {
-            name: sparsify(module, config.sparsity, rng.child(name))
-            for name, module in (("actor", self.actor), ("critic", self.critic))
-        }
+        networks = ("actor", self.actor), ("critic", self.critic)
+        made = {name: sparsify(module, config.sparsity, rng.child(name)) for name, module in networks}
+        self.pruners = {name: pruner for name, pruner in made.items() if pruner is not None}
         self.optimisers = {
             name: Optimiser(
                 module,
@@ -92,9 +91,9 @@ class PolicyTeam:
                 eps=config.optimiser_eps,
                 max_grad_norm=config.max_grad_norm,
                 native=True,
-                pruner=self.pruners[name],
+                pruner=made[name],
             )
-            for name, module in (("actor", self.actor), ("critic", self.critic))
+            for name, module in networks
         }
 
     def _network(
@@ -167,13 +166,11 @@ class PolicyTeam:
             optimiser.set_learning_rate(rate)
         with kernels.alone(), undone_if_not_finite(self):
             for pruner in self.pruners.values():
-                if pruner is not None:
-                    pruner.observe(batch.mean_reward())
+                pruner.observe(batch.mean_reward())
             metrics = self._epochs(batch, rng)
         self.updates, self.steps = self.updates + 1, self.steps + int(batch.filled_BT.sum())
         for part, pruner in self.pruners.items():
-            if pruner is not None:
-                metrics |= {f"{part}_{name}": value for name, value in pruner.metrics().items()}
+            metrics |= {f"{part}_{name}": value for name, value in pruner.metrics().items()}
         return metrics | {"loss": metrics["policy_loss"] + metrics["value_loss"]}
 
     def _epochs(self, batch: Batch, rng: Stream) -> dict[str, Tensor]:

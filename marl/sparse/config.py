@@ -100,6 +100,9 @@ class Grouped(Groups):
     # Deviation of the first logits, > 0; groups depend on their order alone, so that a small one lets the
     # same learning rate move features between groups sooner.
     initial_std: float = 1.0
+    # Optimiser steps in which every weight counts, >= 0; then the groups begin that keep most of the weights'
+    # squares, and learn on from there. 0: groups from the first step, as the paper.
+    warmup: int = 0
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -112,4 +115,5 @@ class Grouped(Groups):
             require(value in known, name, value, f"give one of {', '.join(known)}")
         for name in ("temperature", "initial_std"):
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
+        require(self.warmup >= 0, "warmup", self.warmup, "give an integer >= 0")
         require(self.refresh >= 1, "refresh", self.refresh, "give an integer >= 1")

@@ -32,6 +32,8 @@ from torch import Tensor, nn
 from marl.sparse.config import Grouped
 from marl.sparse.layout import Layout
 
+_ROUNDS = 20  # of `Grouping.fit`, at most
+
 
 class Grouping(nn.Module):
     """The grouping matrices of one layer.
@@ -56,6 +58,25 @@ class Grouping(nn.Module):
         """(group_in_I, group_out_O): of every feature the group of its largest logit, ties to the lowest."""
         pick = balanced if self.config.balance == "capacity" else _argmax
         return pick(self.IG.detach()), pick(self.OG.detach().t())
+
+    @torch.no_grad()
+    def fit(self, weight_OI: Tensor) -> None:
+        """Set the logits so that groups of equal size keep much of the sum of squares of these weights.
+
+        In turn every input and every output takes the group where its squares are largest, as far as there is
+        room (`balanced`), until nothing changes. CHOICE: a start after a dense phase; not in the paper.
+        """
+        square_OI, group_out = weight_OI.square(), balanced(self.OG.t())
+        for _ in range(_ROUNDS):
+            score_IG = square_OI.t() @ F.one_hot(group_out, self.groups).to(square_OI.dtype)
+            group_in = balanced(score_IG)
+            score_OG = square_OI @ F.one_hot(group_in, self.groups).to(square_OI.dtype)
+            before, group_out = group_out, balanced(score_OG)
+            if torch.equal(before, group_out):
+                break
+        std = self.config.initial_std
+        self.IG.copy_(_largest_at(group_in, score_IG) * std)
+        self.OG.copy_(_largest_at(group_out, score_OG).t() * std)
 
     @torch.no_grad()
     def add_gradients(self, dIS: Tensor, dOS: Tensor) -> None:
@@ -109,6 +130,17 @@ def through_softmax(gradient: Tensor, logits: Tensor, dim: int, temperature: flo
     """
     p = (logits / temperature).softmax(dim)
     return p * (gradient - (p * gradient).sum(dim, keepdim=True)) / temperature
+
+
+def _largest_at(group: Tensor, score_FG: Tensor) -> Tensor:
+    """Scores with mean 0 and deviation 1 per feature; that of its group changes places with the largest."""
+    score_FG = score_FG - score_FG.mean(1, keepdim=True)
+    score_FG = score_FG / score_FG.square().mean(1, keepdim=True).sqrt().clamp(min=1e-12)
+    rows, best = torch.arange(len(group), device=group.device), score_FG.argmax(1)
+    own, top = score_FG[rows, group], score_FG[rows, best]
+    score_FG[rows, best] = own
+    score_FG[rows, group] = top
+    return score_FG
 
 
 def _argmax(logits_FG: Tensor) -> Tensor:

@@ -37,7 +37,8 @@ class GroupedLayer(nn.Module):
         groups: (group of every input, group of every output), int64, or a Grouping that learns them.
         count: G.
         full: keep the gradient of all weights, not of the kept ones only; products are dense then.
-        backend: of `grouped_linear` where they are not.
+        whole: for now all features are in group 0, so that every weight counts, and no logit learns.
+        backend: of `grouped_linear` where products are not dense.
     """
 
     group_in_I: Tensor
@@ -53,12 +54,15 @@ class GroupedLayer(nn.Module):
         count: int,
         *,
         full: bool,
+        whole: bool = False,
         backend: str = "auto",
     ) -> None:
         super().__init__()
-        self.count, self.full, self.backend = count, full, backend
+        self.count, self.full, self.backend, self.whole = count, full, backend, whole
         self.grouping = groups if isinstance(groups, Grouping) else None
         group_in_I, group_out_O = groups.indices() if isinstance(groups, Grouping) else groups
+        if whole:
+            group_in_I, group_out_O = torch.zeros_like(group_in_I), torch.zeros_like(group_out_O)
         self.register_buffer("group_in_I", group_in_I)
         self.register_buffer("group_out_O", group_out_O)
         order = order_of(Layout.of(group_in_I, group_out_O, count))
@@ -123,7 +127,7 @@ class GroupedLayer(nn.Module):
         """Before a step: the gradients of weights and logits from that of the leaf."""
         gradient = self.leaf.grad
         assert gradient is not None
-        if self.grouping is not None:
+        if self.grouping is not None and not self.whole:
             if self.full:
                 groups = self.group_in_I, self.group_out_O, self.count
                 slopes = full_gradients(gradient, self.dense(), *groups)

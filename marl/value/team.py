@@ -84,6 +84,7 @@ class QTeam:
         self.online = self._make(make_mixer, rng.torch("init")).to(device)
         self.target = self._make(make_mixer, torch.Generator()).to(device)
         self.pruner = sparsify(self.online, config.sparsity, rng)
+        self.pruners = {} if self.pruner is None else {"": self.pruner}
         sparsify(self.target, config.sparsity, rng.child("target"))
         self.optimiser = Optimiser(
             self.online,

@@ -105,6 +105,9 @@ def test_a_resumed_run_equals_an_unbroken_one(
     assert state["counters"]["updates"] > 0
     assert state["counters"]["updates"] % TARGET_EVERY != 0, "the break must fall between two target copies"
     assert int(state["rollout"]["timestep"]["t_B"].max()) > 0, "the break must fall mid-episode"
+    if "grouped" in name:
+        one, two = (marl.folder / "runs" / run / "sparsity.jsonl" for run in ("half", "whole"))
+        assert one.read_bytes() == two.read_bytes()
     if name.startswith("off_policy"):
         assert state["memory"]["oldest"] > 0, "the break must fall after the memory wrapped"
         assert state["counters"]["steps"] < EXPLORE_STEPS, "the break must fall while epsilon moves"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -17,11 +17,15 @@ from marl.sparse.pruning.interface import Moved, Pruner, chosen_layers
 class GroupPruner(Pruner):
     """The groups of a network's layers, learned or fixed.
 
+    begun: bool, whether groups have begun; False during the warm-up.
+
     Args:
         network: its chosen layers are replaced by grouped ones, with the weights they had.
         config: `Grouped` for learned groups, else `RandomGroups`.
         generator: source of the logits, or of the random groups.
     """
+
+    begun: Tensor
 
     def __init__(self, network: nn.Module, config: Groups, generator: torch.Generator) -> None:
         super().__init__()
@@ -35,6 +39,8 @@ class GroupPruner(Pruner):
             else:
                 network.set_submodule(name, _convert(layer, groups, config, generator))
         self._layers = tuple(grouped_layers(network))  # a tuple: they are not this module's own
+        self._warmup = learned.warmup if learned else 0
+        self.register_buffer("begun", torch.tensor(not self._warmup))
 
     def clear(self) -> None:
         for _, layer in self._layers:
@@ -44,9 +50,17 @@ class GroupPruner(Pruner):
         for _, layer in self._layers:
             layer.gradients()
 
+    def bind(self) -> None:
+        """A state was loaded that may lie on the other side of the warm-up's end."""
+        for _, layer in self._layers:
+            layer.whole = not bool(self.begun)
+
     def after_step(self, steps: int) -> list[Moved]:
         moved = []
-        due = self._refresh and steps % self._refresh == 0
+        due = self._refresh and steps >= self._warmup and steps % self._refresh == 0
+        if not self.begun and steps >= self._warmup:
+            due = True
+            self._begin()
         for _, layer in self._layers:
             order = layer.regroup(*layer.grouping.indices()) if due and layer.grouping is not None else None
             if order is None:
@@ -55,8 +69,19 @@ class GroupPruner(Pruner):
                 moved.append(Moved(layer.weight, order))
         return moved
 
+    def _begin(self) -> None:
+        """The warm-up ends."""
+        self.begun.fill_(True)
+        self.bind()
+        for _, layer in self._layers:
+            if layer.grouping is not None:
+                layer.grouping.fit(layer.dense())
+
     def resting(self) -> list[tuple[nn.Parameter, int]]:
         return [(layer.weight, layer.layout.nnz) for _, layer in self._layers]
+
+    def grouped(self) -> Iterable[tuple[str, GroupedLayer]]:
+        return self._layers
 
     def kept(self) -> dict[str, tuple[int, int]]:
         grouped = {name: (layer.layout.nnz, layer.weight.numel()) for name, layer in self._layers}
@@ -85,6 +110,7 @@ def _convert(layer: Linear, groups: int, config: Groups, generator: torch.Genera
             make(I, O, groups, config, generator, device),
             groups,
             full=isinstance(config, Grouped) and config.ste == "full",
+            whole=isinstance(config, Grouped) and config.warmup > 0,
             backend=config.backend,
         )
         for weight, bias in zip(weights, biases, strict=True)

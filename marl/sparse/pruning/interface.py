@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import torch
@@ -12,6 +12,7 @@ from marl.errors import MarlError
 from marl.nets import Linear
 from marl.rng import Rng
 from marl.sparse.config import Layers
+from marl.sparse.layer import GroupedLayer
 
 
 class Moved(NamedTuple):
@@ -48,6 +49,10 @@ class Pruner(nn.Module):
     def kept(self) -> dict[str, tuple[int, int]]:
         """Kept weights and all weights of every layer by name."""
         return {}
+
+    def grouped(self) -> Iterable[tuple[str, GroupedLayer]]:
+        """Grouped layers by name."""
+        return ()
 
     def metrics(self) -> dict[str, Tensor]:
         """Scalars for the run's log: the density of all layers together and of each."""
