@@ -4,8 +4,8 @@
 |---|---|---|
 | Q_a(tau^a, u^a) | q_BTN | value of agent a's action given its history |
 | s | state_BTS | state of the world |
-| W_1, b_1 | w1_BTNE, b1_BTE | first mixing layer, W_1 >= 0; E features |
-| W_2, b_2 | w2_BTE, b2_BT1 | second mixing layer, W_2 >= 0; b_2 is V(s) |
+| W_1, b_1 | w1, b1 | make the first mixing layer, W_1 >= 0 by its absolute value; E features |
+| W_2, b_2 | w2, b2 | make the second mixing layer, W_2 >= 0 likewise; b_2 is V(s) |
 | Q_tot | returned by Monotonic | elu(Q W_1 + b_1) W_2 + b_2, section 4.1 and figure 2 |
 
 dQ_tot / dQ_a >= 0 (eq. 5), so that the joint greedy action is every agent's own greedy action (eq. 4).
@@ -19,11 +19,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from marl.errors import require
-from marl.nets import MLP, linear
+from marl.nets import MLP, linear, monotonic_mix
 from marl.rng import Rng
 from marl.types import EnvSpec
 from marl.value import Joint, QTeam, ValueConfig
@@ -65,8 +64,5 @@ class Monotonic(nn.Module):
         self.b2 = MLP((S, E, 1), generator=generator)
 
     def forward(self, joint: Joint) -> Tensor:
-        q_BTN, state_BTS = joint.q_BTN, joint.state_BTS
-        w1_BTNE = self.w1(state_BTS).abs().unflatten(-1, (q_BTN.shape[-1], -1))
-        hidden_BTE = F.elu((q_BTN[..., None] * w1_BTNE).sum(-2) + self.b1(state_BTS))
-        w2_BTE = self.w2(state_BTS).abs()
-        return (hidden_BTE * w2_BTE).sum(-1, keepdim=True) + self.b2(state_BTS)
+        s_BTS = joint.state_BTS
+        return monotonic_mix(joint.q_BTN, self.w1(s_BTS), self.b1(s_BTS), self.w2(s_BTS), self.b2(s_BTS))

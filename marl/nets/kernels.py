@@ -33,13 +33,17 @@ _SIGNATURES = {
     },
     "gru": {
         "marl_gru_forward": "llllll" + "p" * 9 + "i",
-        "marl_gru_backward": "llllll" + "p" * 13 + "i",
-        "marl_lanes": "",
+        "marl_gru_backward": "llllll" + "p" * 11 + "i",
+        "marl_gru_saved": "llll",
     },
     "lstm": {"marl_lstm_forward": "ll" + "p" * 6, "marl_lstm_backward": "ll" + "p" * 6},
     "tower": {
         "marl_tower_forward": "llllpippppi",
         "marl_tower_backward": "llllpippppppii",
+    },
+    "mixing": {
+        "marl_mixing_forward": "lll" + "p" * 6 + "i",
+        "marl_mixing_backward": "lll" + "p" * 9 + "i",
     },
     "adam": {"marl_adam": "lppppldddddp"},
     "policy": {
@@ -107,15 +111,6 @@ def call(name: str, *arguments: Tensor | Pointers | float | None) -> None:
     functions = _functions()
     assert functions is not None
     functions[name](*(a.data_ptr() if isinstance(a, Tensor) else a for a in arguments))
-
-
-@functools.cache
-def _lanes() -> int:
-    """Floats of a vector on this machine (marl/native/tiles.hpp)."""
-    functions = _functions()
-    assert functions is not None
-    functions["marl_lanes"].restype = ctypes.c_int
-    return int(functions["marl_lanes"]())
 
 
 def threads() -> int:
@@ -200,24 +195,30 @@ def _gru_sizes(x_BTNI: Tensor, weight: Tensor) -> tuple[int, int, int, int, int,
     return B, T, N, 1 if weight.dim() == 2 else weight.shape[0], I, weight.shape[-1]
 
 
+def _saved(B: int, T: int, N: int, H: int) -> int:
+    """Floats that the backward pass needs from the forward pass."""
+    functions = _functions()
+    assert functions is not None
+    functions["marl_gru_saved"].restype = ctypes.c_int64
+    return int(functions["marl_gru_saved"](B, T, N, H))
+
+
 class _Gru(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, start: Tensor, h0: Tensor | None, *weights: Tensor) -> Tensor:
         wi, _, wh, _ = weights
-        lanes = _lanes()
-        saved = x.new_empty(*x.shape[:-1], 4, -(-wh.shape[-1] // lanes) * lanes)
-        h = _gru_forward(x, start, h0, weights, saved)
-        ctx.save_for_backward(x, start, h0, wi, wh, h, saved)
-        return h
+        saved = x.new_empty(_saved(*x.shape[:-1], wh.shape[-1]))
+        ctx.save_for_backward(x, start, wi, wh, saved)
+        return _gru_forward(x, start, h0, weights, saved)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dh: Tensor) -> tuple[Tensor | None, ...]:
-        x, start, h0, wi, wh, h, saved = ctx.saved_tensors
+        x, start, wi, wh, saved = ctx.saved_tensors
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
         gradients = [torch.empty_like(wi), wi.new_empty(wi.shape[:-1])]
         gradients += [torch.empty_like(wh), wh.new_empty(wh.shape[:-1])]
-        arrays = x, start, h0, wi, wh, h, saved, dh.contiguous(), dx
+        arrays = x, start, wi, wh, saved, dh.contiguous(), dx
         call("marl_gru_backward", *_gru_sizes(x, wh), *arrays, *gradients, threads())
         return dx, None, None, *gradients
 
