@@ -230,21 +230,20 @@ void marl_gru_backward(int64_t B, int64_t T, int64_t N, int64_t C, int64_t I, in
       }
     }
   });
-  for (int64_t c = 0; c < C; ++c)
-    for (int64_t g = 0; g < 3; ++g)
-      for (int64_t j = 0; j < H; ++j) {
-        const auto total = [&](auto value) {
-          float all = 0.0f;
-          for (const auto& sum : sums)
-            if (!sum.empty()) all += value(sum[c]);
-          return all;
-        };
-        const int64_t gi = (c * 3 + order_input[g]) * H + j, gh = (c * 3 + g) * H + j;
-        for (int64_t i = 0; i < I; ++i) dwi[gi * I + i] = total([&](const Sums& v) { return v.input[(g * P + j) * Q + i]; });
-        for (int64_t i = 0; i < H; ++i) dwh[gh * H + i] = total([&](const Sums& v) { return v.recurrent[(g * P + j) * P + i]; });
-        dbi[gi] = total([&](const Sums& v) { return v.bias[g * P + j]; });
-        dbh[gh] = total([&](const Sums& v) { return v.bias[(g + 1) * P + j]; });
-      }
+  std::fill(dwi, dwi + C * 3 * H * I, 0.0f), std::fill(dwh, dwh + C * 3 * H * H, 0.0f);
+  std::fill(dbi, dbi + C * 3 * H, 0.0f), std::fill(dbh, dbh + C * 3 * H, 0.0f);
+  for (const auto& of_thread : sums)
+    for (size_t c = 0; c < of_thread.size(); ++c)
+      for (int64_t g = 0; g < 3; ++g)
+        for (int64_t j = 0; j < H; ++j) {
+          const Sums& sum = of_thread[c];
+          const int64_t gi = (c * 3 + order_input[g]) * H + j, gh = (c * 3 + g) * H + j;
+          const float *input = &sum.input[(g * P + j) * Q], *recurrent = &sum.recurrent[(g * P + j) * P];
+          for (int64_t i = 0; i < I; ++i) dwi[gi * I + i] += input[i];
+          for (int64_t i = 0; i < H; ++i) dwh[gh * H + i] += recurrent[i];
+          dbi[gi] += sum.bias[g * P + j];
+          dbh[gh] += sum.bias[(g + 1) * P + j];
+        }
 }
 
 }  // extern "C"

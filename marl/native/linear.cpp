@@ -3,7 +3,10 @@
 // Element (r, c, i) of x lies at (r * C + c) * I + i: C = 1 is one set of weights, C > 1 one per agent.
 // Rows are cut into blocks that stay in the first-level cache. Weight gradients are summed per thread and
 // then over threads in their order, so that a result depends on the number of threads and on nothing else.
+// Rows of whole vectors are read and written where they lie, others through padded copies of a block.
 // A block of rows that is nearly all zeros, as one-hot observations are, is multiplied entry by entry instead.
+#include <algorithm>
+
 #include "threads.hpp"
 #include "tiles.hpp"
 
@@ -73,28 +76,31 @@ void marl_linear_forward(int64_t R, int64_t C, int64_t I, int64_t O, const float
       edge[c * P + o] = bias[c * O + o];
       for (int64_t i = 0; i < I; ++i) turned[(c * I + i) * P + o] = w[(c * O + o) * I + i];
     }
-  threads = marl::worthwhile(2.0 * R * C * I * O, threads);
+  threads = marl::worthwhile(2.0 * R * C * I * P, threads);
   marl::split((R + kBlock - 1) / kBlock, threads, [&](int, int64_t first, int64_t last) {
-    std::vector<float> out(kBlock * P);
+    std::vector<float> copy(O == P ? 0 : kBlock * P);
     Entries entries;
     for (int64_t block = first; block < last; ++block) {
       const int64_t r0 = block * kBlock, rows = R - r0 < kBlock ? R - r0 : kBlock;
       for (int64_t c = 0; c < C; ++c) {
-        for (int64_t r = 0; r < rows; ++r) std::memcpy(&out[r * P], &edge[c * P], P * sizeof(float));
+        float* to = y + (r0 * C + c) * O;
+        float* out = O == P ? to : copy.data();
+        const int64_t next = O == P ? C * O : P;  // from one row of `out` to the next
+        for (int64_t r = 0; r < rows; ++r) std::memcpy(out + r * next, &edge[c * P], P * sizeof(float));
         const float *from_x = x + (r0 * C + c) * I, *with = &turned[c * I * P];
         if (entries.found(from_x, C * I, rows, I))
           for (int64_t r = 0; r < rows; ++r)
-            entries.each(r, [&](int64_t i, float value) { add(P, value, with + i * P, &out[r * P]); });
+            entries.each(r, [&](int64_t i, float value) { add(P, value, with + i * P, out + r * next); });
         else
-          marl::product(rows, P, I, from_x, C * I, 1, with, P, out.data(), P, true);
-        for (int64_t r = 0; r < rows; ++r) {
-          float* __restrict to = y + ((r0 + r) * C + c) * O;
-          const float* __restrict from = &out[r * P];
-          if (relu)  // written so that NaN stays NaN
-            for (int64_t o = 0; o < O; ++o) to[o] = from[o] < 0.0f ? 0.0f : from[o];
-          else
-            std::memcpy(to, from, O * sizeof(float));
-        }
+          marl::product(rows, P, I, from_x, C * I, 1, with, P, out, next, true);
+        if (relu)  // written so that NaN stays NaN
+          for (int64_t r = 0; r < rows; ++r)
+            for (int64_t o = 0; o < P; o += marl::kLanes) {
+              const marl::Vec v = marl::load(out + r * next + o);
+              marl::store(out + r * next + o, v < marl::Vec{} ? marl::Vec{} : v);
+            }
+        if (O != P)
+          for (int64_t r = 0; r < rows; ++r) std::memcpy(to + r * C * O, out + r * next, O * sizeof(float));
       }
     }
   });
@@ -106,56 +112,63 @@ void marl_linear_backward(int64_t R, int64_t C, int64_t I, int64_t O, const floa
   const int64_t P = padded(O), Q = padded(I);
   std::vector<float> wide(C * O * Q, 0.0f);  // W with padded rows
   for (int64_t k = 0; k < C * O; ++k) std::memcpy(&wide[k * Q], w + k * I, I * sizeof(float));
-  threads = marl::worthwhile(4.0 * R * C * I * O, threads);
+  threads = marl::worthwhile(4.0 * R * C * I * P, threads);
   std::vector<std::vector<float>> sums(threads), turned(threads);  // dW and db; dW^T of sparse blocks
   marl::split((R + kBlock - 1) / kBlock, threads, [&](int thread, int64_t first, int64_t last) {
-    sums[thread].assign(C * O * (Q + 1), 0.0f);
+    sums[thread].assign(C * (O * Q + P), 0.0f);
     float *weight = sums[thread].data(), *edge = weight + C * O * Q;
-    std::vector<float> d(kBlock * P, 0.0f), in(kBlock * Q, 0.0f), out(kBlock * Q);
+    std::vector<float> copy_d(kBlock * P, 0.0f), copy_x(kBlock * Q, 0.0f), copy_dx(kBlock * Q);
     Entries entries;
     for (int64_t block = first; block < last; ++block) {
       const int64_t r0 = block * kBlock, rows = R - r0 < kBlock ? R - r0 : kBlock;
       for (int64_t c = 0; c < C; ++c) {
-        for (int64_t r = 0; r < rows; ++r) {
-          const int64_t at = (r0 + r) * C + c;
-          const float* __restrict from = dy + at * O;
-          float *__restrict to = &d[r * P], *__restrict sum = edge + c * O;
+        const int64_t at = r0 * C + c;  // the block's first row
+        const bool direct = O == P && !y;
+        const float* d = direct ? dy + at * O : copy_d.data();
+        const int64_t next_d = direct ? C * O : P;
+        for (int64_t r = 0; !direct && r < rows; ++r) {
+          const float* __restrict from = dy + (at + r * C) * O;
+          float* __restrict to = &copy_d[r * P];
           if (y) {
-            const float* __restrict on = y + at * O;
+            const float* __restrict on = y + (at + r * C) * O;
             for (int64_t o = 0; o < O; ++o) to[o] = on[o] > 0.0f ? from[o] : 0.0f;
           } else {
             std::memcpy(to, from, O * sizeof(float));
           }
-          for (int64_t o = 0; o < O; ++o) sum[o] += to[o];
         }
-        if (entries.found(x + (r0 * C + c) * I, C * I, rows, I)) {
+        for (int64_t o = 0; o < P; o += marl::kLanes) {
+          marl::Vec sum = marl::load(edge + c * P + o);
+          for (int64_t r = 0; r < rows; ++r) sum += marl::load(d + r * next_d + o);
+          marl::store(edge + c * P + o, sum);
+        }
+        if (entries.found(x + at * I, C * I, rows, I)) {
           if (turned[thread].empty()) turned[thread].assign(C * I * P, 0.0f);
           float* into = &turned[thread][c * I * P];
           for (int64_t r = 0; r < rows; ++r)
-            entries.each(r, [&](int64_t i, float value) { add(P, value, &d[r * P], into + i * P); });
+            entries.each(r, [&](int64_t i, float value) { add(P, value, d + r * next_d, into + i * P); });
         } else {
-          for (int64_t r = 0; r < rows; ++r)
-            std::memcpy(&in[r * Q], x + ((r0 + r) * C + c) * I, I * sizeof(float));
-          marl::product(O, Q, rows, d.data(), 1, P, in.data(), Q, weight + c * O * Q, Q, true);
+          for (int64_t r = 0; I != Q && r < rows; ++r)
+            std::memcpy(&copy_x[r * Q], x + (at + r * C) * I, I * sizeof(float));
+          const float* in = I == Q ? x + at * I : copy_x.data();
+          marl::product(O, Q, rows, d, 1, next_d, in, I == Q ? C * I : Q, weight + c * O * Q, Q, true);
         }
         if (!dx) continue;
-        marl::product(rows, Q, O, d.data(), P, 1, &wide[c * O * Q], Q, out.data(), Q, false);
-        for (int64_t r = 0; r < rows; ++r)
-          std::memcpy(dx + ((r0 + r) * C + c) * I, &out[r * Q], I * sizeof(float));
+        float* out = I == Q ? dx + at * I : copy_dx.data();
+        marl::product(rows, Q, O, d, next_d, 1, &wide[c * O * Q], Q, out, I == Q ? C * I : Q, false);
+        for (int64_t r = 0; I != Q && r < rows; ++r)
+          std::memcpy(dx + (at + r * C) * I, &copy_dx[r * Q], I * sizeof(float));
       }
     }
   });
-  for (int64_t k = 0; k < C * O; ++k) {
-    for (int64_t i = 0; i < I; ++i) {
-      float total = 0.0f;
-      for (const auto& sum : sums) total += sum.empty() ? 0.0f : sum[k * Q + i];
-      for (const auto& sum : turned) total += sum.empty() ? 0.0f : sum[(k / O * I + i) * P + k % O];
-      dw[k * I + i] = total;
+  std::fill(dw, dw + C * O * I, 0.0f), std::fill(db, db + C * O, 0.0f);
+  for (const auto& sum : sums)
+    for (int64_t k = 0; !sum.empty() && k < C * O; ++k) {
+      for (int64_t i = 0; i < I; ++i) dw[k * I + i] += sum[k * Q + i];
+      db[k] += sum[C * O * Q + k / O * P + k % O];
     }
-    float total = 0.0f;
-    for (const auto& sum : sums) total += sum.empty() ? 0.0f : sum[C * O * Q + k];
-    db[k] = total;
-  }
+  for (const auto& sum : turned)
+    for (int64_t k = 0; !sum.empty() && k < C * O; ++k)
+      for (int64_t i = 0; i < I; ++i) dw[k * I + i] += sum[(k / O * I + i) * P + k % O];
 }
 
 }  // extern "C"

@@ -195,11 +195,12 @@ def _gru_sizes(x_BTNI: Tensor, weight: Tensor) -> tuple[int, int, int, int, int,
     return B, T, N, 1 if weight.dim() == 2 else weight.shape[0], I, weight.shape[-1]
 
 
-def _saved(B: int, T: int, N: int, H: int) -> int:
+def _saved(sizes: tuple[int, int, int, int, int, int]) -> int:
     """Floats that the backward pass needs from the forward pass."""
     functions = _functions()
     assert functions is not None
     functions["marl_gru_saved"].restype = ctypes.c_int64
+    B, T, N, _, _, H = sizes
     return int(functions["marl_gru_saved"](B, T, N, H))
 
 
@@ -207,7 +208,7 @@ class _Gru(Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, start: Tensor, h0: Tensor | None, *weights: Tensor) -> Tensor:
         wi, _, wh, _ = weights
-        saved = x.new_empty(_saved(*x.shape[:-1], wh.shape[-1]))
+        saved = x.new_empty(_saved(_gru_sizes(x, wh)))
         ctx.save_for_backward(x, start, wi, wh, saved)
         return _gru_forward(x, start, h0, weights, saved)
 

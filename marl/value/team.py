@@ -94,6 +94,7 @@ class QTeam:
             alpha=config.rmsprop_alpha,
             max_grad_norm=config.max_grad_norm,
             pruner=self.pruner,
+            native=True,
         )
         self._target = FlatParameters(self.target.requires_grad_(False))
         self._move_target(1.0)
