@@ -214,8 +214,8 @@ PARTS = (
     ),
     Part(
         "triton",
-        "GPU kernels, of which this version has none yet; comes with torch's CUDA builds",
-        "pip install triton",
+        "grouped layers on device=cuda; comes with torch's CUDA builds",
+        "pip install 'marl-suite[triton]'",
         "triton",
     ),
     Part(

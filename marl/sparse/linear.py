@@ -17,12 +17,14 @@ from torch import Tensor, nn
 from marl.errors import require
 from marl.sparse.backends import choose, native, reference
 from marl.sparse.backends import torch as by_torch
+from marl.sparse.backends import triton as by_triton
 from marl.sparse.layout import Layout
 
 BACKENDS: dict[str, Callable[..., Tensor]] = {  # by name
     "reference": reference.grouped_linear,
     "torch": by_torch.grouped_linear,
     "native": native.grouped_linear,
+    "triton": by_triton.grouped_linear,
 }
 
 
@@ -47,8 +49,8 @@ def grouped_linear(
         relu: apply max(., 0).
         gather: x comes in feature order; else in group-major order, as a layer with scatter=False gave it.
         scatter: y is in feature order; else it stays in group-major order.
-        backend: a name of `BACKENDS`, or "auto": native where it serves (float32 on the CPU), else torch or
-            the reference, whichever is faster.
+        backend: a name of `BACKENDS`, or "auto": native where it serves (float32 on the CPU), else the
+            fastest of triton (on CUDA, where it is installed), torch and the reference.
 
     Returns: (..., O).
     """
@@ -63,7 +65,7 @@ def grouped_linear(
 def _faster(x: Tensor, packed: Tensor, bias: Tensor | None, layout: Layout, options: dict[str, bool]) -> str:
     forms = {
         name: functools.partial(BACKENDS[name], x, packed, bias, layout, **options)
-        for name in ("torch", "reference")
+        for name in (*(["triton"] if by_triton.usable(x) else []), "torch", "reference")
     }
     return choose.fastest(_key("layer", x, layout, options), forms)
 
@@ -72,7 +74,8 @@ def _key(what: str, x: Tensor, layout: Layout, options: dict[str, bool]) -> str:
     shape = f"{layout.inputs}x{layout.outputs} nnz {layout.nnz} of {layout.groups} groups"
     used = " ".join(name for name, on in options.items() if on)
     rows = f"2^{choose.size_of(x.numel() // layout.inputs)} rows"
-    return f"{what} {shape}; {rows}; {x.dtype} on {x.device.type}; {used}"
+    device = torch.cuda.get_device_name(x.device) if x.is_cuda else x.device.type
+    return f"{what} {shape}; {rows}; {x.dtype} on {device}; {used}"
 
 
 class GroupedLinear(nn.Module):

@@ -47,7 +47,7 @@ def masked(x: Tensor, weight: Tensor, bias: Tensor | None, layout: Layout, relu:
     return torch.relu(y) if relu else y
 
 
-@pytest.mark.parametrize("backend", BACKENDS)
+@pytest.mark.parametrize("backend", [name for name in BACKENDS if name != "triton"])  # test_triton.py
 @pytest.mark.parametrize("name", LAYOUTS)
 @pytest.mark.parametrize("order", ["feature order", "gathered", "group-major"])
 def test_forward_and_backward_equal_masked_dense(backend: str, name: str, order: str):

@@ -32,6 +32,38 @@ def test_cases(device: str, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stdout[-8000:]
 
 
+@pytest.mark.skipif(MISSING, reason="the extra `triton` is not installed")
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", ["product", "outer"])
+def test_kernels_compile_for_a_gpu_that_is_not_here(
+    name: str, dtype: str, tmp_path: Path, monkeypatch
+) -> None:
+    """To machine code of compute capability 8.0; the interpreter takes what a compiler may refuse."""
+    import triton as package
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
+    blocks = triton.TABLE[2]
+    kernel = getattr(triton._kernels(), name)
+    fixed = {"GATHER": True, "SCATTER": True, "PRECISION": "ieee", "WIDEN": False}
+    fixed |= {"BR": blocks.rows, "BC": blocks.columns, "BK": blocks.inner}
+    if name == "product":
+        fixed |= {"TRANSPOSED": False, "HAS_BIAS": True, "RELU": True}
+    kinds = {"start_block": "*i64", **dict.fromkeys(("R", "width_in", "width_out"), "i32")}
+    kinds |= dict.fromkeys(("tiles", "order_in", "order_out", "start_in", "start_out"), "*i32")
+    kinds |= dict.fromkeys(fixed, "constexpr")
+    signature = {argument: kinds.get(argument, f"*{dtype}") for argument in kernel.arg_names}
+    constants = {(kernel.arg_names.index(argument),): value for argument, value in fixed.items()}
+    options = {"num_warps": blocks.warps, "num_stages": blocks.stages, "enable_fp_fusion": True}
+    made = package.compile(
+        ASTSource(fn=kernel, signature=signature, constexprs=constants),
+        target=GPUTarget("cuda", 80, 32),
+        options=options,
+    )
+    assert "cubin" in made.asm
+
+
 def layer() -> tuple[torch.Tensor, torch.Tensor, None, Layout]:
     layout = Layout.of(torch.tensor([0, 1]), torch.tensor([0, 1]), 2)
     return torch.ones(1, 2), torch.ones(2), None, layout

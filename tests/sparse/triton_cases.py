@@ -33,7 +33,9 @@ def make(name: str) -> Layout:
     return Layout.of(group_in, group_out, groups)
 
 
-def check(layout: Layout, lead: tuple[int, ...], dtype: torch.dtype, options: dict[str, bool], has_bias: bool):
+def check(
+    layout: Layout, lead: tuple[int, ...], dtype: torch.dtype, options: dict[str, bool], has_bias: bool
+):
     """Forward and all gradients, against float64 products of the same rounded numbers."""
     generator = torch.Generator().manual_seed(1)
     I, O = layout.inputs, layout.outputs  # noqa: E741

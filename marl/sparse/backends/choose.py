@@ -59,13 +59,20 @@ def _measure(candidates: Mapping[str, Callable[[], Tensor]]) -> str:
     times: dict[str, list[float]] = {name: [] for name in candidates}
     for _ in range(_ROUNDS):
         for name, run in candidates.items():
-            run()
+            _wait(run())
             calls, start = 0, time.perf_counter()
             while calls == 0 or time.perf_counter() - start < _SECONDS:
-                run()
+                y = run()
                 calls += 1
+            _wait(y)
             times[name].append((time.perf_counter() - start) / calls)
     return min(times, key=lambda name: statistics.median(times[name]))
+
+
+def _wait(y: Tensor) -> None:
+    """Until it is computed: a call on a GPU returns before."""
+    if y.is_cuda:
+        torch.cuda.synchronize(y.device)
 
 
 @functools.cache

@@ -6,9 +6,9 @@
 | R | R | rows of the batch |
 | rows, cols, ks | | tile of rows, of the side that is written, of the side that is summed over |
 
-Both ends are permuted while tiles are loaded and stored: position p of a group-major side is feature order[p].
-Sums are float32 whatever the tensors are. WIDEN makes tiles float32 before their product: Triton's interpreter
-takes the bits of bfloat16 for whole numbers there.
+Both ends are permuted while tiles are loaded and stored: position p of a group-major side is feature
+order[p]. Sums are float32 whatever the tensors are. WIDEN makes tiles float32 before their product: Triton's
+interpreter takes the bits of bfloat16 for whole numbers there.
 """
 
 from __future__ import annotations
@@ -63,10 +63,7 @@ def product(
             source = tl.load(order_in + source, mask=in_k, other=0)
         place = rows[:, None] * width_in + source[None, :]
         part = tl.load(a + place, mask=in_rows & in_k[None, :], other=0.0)
-        if TRANSPOSED:
-            inner = ks[:, None] * C + cols[None, :]
-        else:
-            inner = cols[None, :] * K + ks[:, None]
+        inner = ks[:, None] * C + cols[None, :] if TRANSPOSED else cols[None, :] * K + ks[:, None]
         block = tl.load(weight + base + inner, mask=in_k[:, None] & in_cols, other=0.0)
         if WIDEN:
             part, block = part.to(tl.float32), block.to(tl.float32)
