@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from marl.config import RunConfig, load, unknown
-from marl.errors import FieldError, MarlError
+from marl.errors import FieldError, MarlError, UnknownSettingError
 
 GROUPS = ("env", "agent", "loop", "settings", "logger", "sparsity")  # folders of marl/conf
 _LITERAL = ("run_id", "runs_dir")  # text taken as it stands
@@ -44,7 +44,25 @@ def compose(overrides: Sequence[str]) -> RunConfig:
                 f"{key} has several values: add -m to run one after the other, or quote the value"
             )
     node = _compose(words)
-    return load(node | literal, trust=dict.fromkeys((*trusted(node), *_typed(words))))
+    try:
+        return load(node | literal, trust=dict.fromkeys((*trusted(node), *_typed(words))))
+    except UnknownSettingError as error:
+        _blame_settings(error, words)
+        raise
+
+
+def _blame_settings(error: UnknownSettingError, words: Sequence[str]) -> None:
+    """Say so where the setting was not typed but stands in a file of the group `settings` that was chosen."""
+    typed = dict(word.lstrip("+").partition("=")[::2] for word in words)
+    name = typed.get("settings")
+    if name is None or error.setting in typed:
+        return
+    node: Any = read_option("settings", name)
+    for part in error.setting.split("."):
+        node = node.get(part) if isinstance(node, Mapping) else None
+    if node is not None:
+        wrong = f"settings={name} sets {error.setting}, which this agent does not have"
+        raise MarlError(f"{wrong}: leave settings={name} out") from error
 
 
 def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False) -> list[list[str]]:

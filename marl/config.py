@@ -21,7 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union
 
-from marl.errors import FieldError, MarlError, require
+from marl.errors import FieldError, MarlError, UnknownSettingError, require
 
 _COMPONENTS = ("env", "agent", "loop")  # fields of RunConfig whose class the config names itself
 _NOT_IDENTITY = (
@@ -137,12 +137,13 @@ def _check_code(value: Any, trust: tuple[str, ...], where: str) -> None:
         raise FieldError(where, value, fix)
 
 
-def unknown(name: str, valid: Iterable[str], where: str, owner: str) -> MarlError:
+def unknown(name: str, valid: Iterable[str], where: str, owner: str) -> UnknownSettingError:
     """The error for a key that does not exist, with the nearest one that does."""
     valid = sorted(valid)
     near = difflib.get_close_matches(name, valid, n=1, cutoff=0.6)
     hint = f"did you mean {_join(where, near[0])}?" if near else f"valid names are {', '.join(valid)}"
-    return MarlError(f"{_join(where, name)} is not a setting of {owner}: {hint}")
+    place = _join(where, name)
+    return UnknownSettingError(place, f"{place} is not a setting of {owner}: {hint}")
 
 
 def _fill(cls: type, given: Mapping[str, Any], where: str, trust: tuple[str, ...]) -> Any:

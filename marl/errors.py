@@ -24,6 +24,19 @@ class FieldError(MarlError):
         self.field, self.value, self.fix = field, value, fix
 
 
+class UnknownSettingError(MarlError):
+    """A setting that a component does not have.
+
+    Args:
+        setting: its dotted name.
+        message: the sentence.
+    """
+
+    def __init__(self, setting: str, message: str) -> None:
+        super().__init__(message)
+        self.setting = setting
+
+
 class NonFiniteError(MarlError):
     """A loss or a gradient became NaN or infinite; raised before the optimiser steps.
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
 from typing import Any, Literal
 
 from marl.config import QUIET
@@ -35,6 +36,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "max_grad_norm": 10.0,
     },
 }
+_PPO_ALONE = ("clip", "epochs", "minibatches", "huber", "normalise_values")
 
 
 @dataclass(kw_only=True)
@@ -63,13 +65,13 @@ class CommConfig:
     learning_rate_decay: int = 0  # >= 0
     entropy_decay: int = 0  # >= 0
     optimiser_eps: float | None = None  # >= 0; None: reinforce 1e-6, ppo 1e-5
-    rmsprop_alpha: float = 0.97  # decay of rmsprop's mean square, [0, 1)
+    rmsprop_alpha: float = 0.97  # decay of rmsprop's mean square, [0, 1); refused with adam
     max_grad_norm: float | None = None  # > 0; None: reinforce unlimited, ppo 10
 
     # Which layers are sparse, and how: a dataclass of marl.sparse; None: none is
     sparsity: Layers | None = field(default=None, metadata=QUIET)
 
-    # PPO's own; marl/policy/config.py
+    # PPO's own, refused elsewhere; marl/policy/config.py
     clip: float = 0.2  # of the probability ratio and of the value's change, > 0
     epochs: int = 4  # passes over a rollout, >= 1; CHOICE
     minibatches: int = 4  # per pass, >= 1; CHOICE
@@ -95,6 +97,17 @@ class CommConfig:
         for name in ("clip", "huber"):
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
         require(0 <= self.rmsprop_alpha < 1, "rmsprop_alpha", self.rmsprop_alpha, "give a number in [0, 1)")
+        if self.learner == "reinforce":
+            self._unused(_PPO_ALONE, "learner=reinforce does not read it; leave it out, or give learner=ppo")
+        if chosen["optimiser"] == "adam":
+            fix = "optimiser=adam does not read it; leave it out, or give optimiser=rmsprop"
+            self._unused(("rmsprop_alpha",), fix)
+
+    def _unused(self, names: Iterable[str], fix: str) -> None:
+        """Refuse fields that nothing would read, unless they stand at their defaults."""
+        for f in fields(self):
+            value = getattr(self, f.name)
+            require(f.name not in names or value == f.default, f.name, value, fix)
 
     @property
     def chosen(self) -> dict[str, Any]:

@@ -39,7 +39,9 @@ class OnPolicyConfig:
     """The on-policy loop."""
 
     rollout_steps: int = 128  # steps T of every env per update, >= 1; PPO's code for Atari (Schulman 2017)
-    explore: float = 1.0  # passed to `act`, [0, 1]; 1 samples the policy itself
+    # Passed to `act`, [0, 1]: above 0 a policy samples itself, whatever the number; a team of action values
+    # takes random actions at this rate. 0 is greedy.
+    explore: float = 1.0
 
     def __post_init__(self) -> None:
         require(self.rollout_steps >= 1, "rollout_steps", self.rollout_steps, "give an integer >= 1")

@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from marl.errors import require
+
 
 def cut(x: Tensor, length: int) -> Tensor:
     """(B, T, ...) to (X, L, ...); the last chunk of an env is padded with zeros (False)."""
@@ -32,5 +34,13 @@ def states_before(h_BTNH: Tensor, first_BNH: Tensor, length: int) -> Tensor:
 
 
 def minibatches(chunks: dict[str, Tensor], order_X: Tensor, count: int) -> list[dict[str, Tensor]]:
-    """The chunks in this order, dealt into at most `count` parts of nearly equal size."""
-    return [{name: x.index_select(0, part) for name, x in chunks.items()} for part in order_X.chunk(count)]
+    """The chunks in this order, dealt into `count` parts of nearly equal size.
+
+    Raises:
+        FieldError: there are fewer chunks than that.
+    """
+    X = len(order_X)
+    fix = f"a rollout gives {X} chunks to learn from; give at most {X}, or more envs or a shorter agent.chunk"
+    require(count <= X, "agent.minibatches", count, fix)
+    parts = order_X.tensor_split(count)
+    return [{name: x.index_select(0, part) for name, x in chunks.items()} for part in parts]

@@ -12,7 +12,7 @@ from marl.envs import matrix_game
 from marl.errors import MarlError, NonFiniteError
 from marl.loops import OnPolicyConfig
 from marl.policy import ValueNorm, entropy, policy_loss, value_loss
-from marl.policy.chunks import cut
+from marl.policy.chunks import cut, minibatches
 from marl.policy.heads import sample
 from marl.rng import Rng
 from marl.types import Box, Discrete
@@ -161,6 +161,14 @@ def test_chunks_continue_where_the_one_before_ended(make_spec, make_rollout, nam
 def test_cut_pads_the_last_chunk_of_an_env():
     x = torch.arange(10).reshape(2, 5)
     assert cut(x, 3).tolist() == [[0, 1, 2], [3, 4, 0], [5, 6, 7], [8, 9, 0]]
+
+
+def test_minibatches_are_as_many_as_asked_or_refused():
+    x, order = {"x": torch.arange(6.0)}, torch.tensor([5, 0, 3, 1, 4, 2])
+    parts = minibatches(x, order, 4)
+    assert [part["x"].tolist() for part in parts] == [[5.0, 0.0], [3.0, 1.0], [4.0], [2.0]]
+    with pytest.raises(MarlError, match=r"agent.minibatches=7 .* 6 chunks"):
+        minibatches(x, order, 7)
 
 
 def test_hidden_state_resets_at_an_episodes_start(make_spec, make_rollout):

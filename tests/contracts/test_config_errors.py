@@ -13,6 +13,12 @@ CASES = [
     ("train env=batle/3m", ["env=batle/3m does not exist", "did you mean battle/3m?"]),
     ("train env.map=4m", ["env.map='4m'", "did you mean"]),
     ("train env.mpa=3m", ["env.mpa is not a setting of", "did you mean env.map?"]),
+    (
+        "train agent=ippo settings=pymarl",
+        ["settings=pymarl sets agent.returns", "this agent does not have", "leave settings=pymarl out"],
+    ),
+    ("train agent=ippo settings=pymarl agent.returns=nstep", ["agent.returns is not a setting of"]),
+    ("train agent=commnet agent.clip=0.1", ["agent.clip=0.1", "learner=reinforce does not read it"]),
     ("train agent.gama=0.9", ["agent.gama is not a setting of", "did you mean agent.gamma?"]),
     ("train agent.gamma=2", ["agent.gamma=2.0 cannot be used", "give a number in [0, 1]"]),
     ("train agent.gamma=abc", ["agent.gamma='abc' cannot be used", "give a number"]),

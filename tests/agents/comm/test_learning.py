@@ -21,7 +21,8 @@ LEARNERS = ("reinforce", "ppo")
 
 
 def _build(spec, name="ic3net", seed=0, **config):
-    settings = {"hidden": 8, "chunk": 4, "epochs": 2, "minibatches": 2} | config
+    ppo = {"epochs": 2, "minibatches": 2} if config.get("learner") == "ppo" else {}
+    settings = {"hidden": 8, "chunk": 4} | ppo | config
     return AGENTS[name].Config(**settings).build(spec=spec, rng=Rng(seed), device=CPU)
 
 
@@ -294,7 +295,9 @@ def test_learning_rate_and_entropy_fall_over_team_steps(make_spec, make_rollout,
     batch = make_rollout(spec)
     over = 2 * int(batch.filled_BT.sum())
     config = {"learner": learner, "entropy": 0.5, "value_weight": 2.0, "learning_rate": 0.01}
-    team = _build(spec, **config, learning_rate_decay=over, entropy_decay=over, minibatches=1, epochs=1)
+    if learner == "ppo":
+        config |= {"minibatches": 1, "epochs": 1}
+    team = _build(spec, **config, learning_rate_decay=over, entropy_decay=over)
     live = (batch.filled_BT[..., None] & batch.alive_BTN).sum()
     steps = batch.filled_BT.sum() if learner == "reinforce" else live  # what its losses are divided by
     for share in (1.0, 0.5, 0.0):
@@ -334,6 +337,10 @@ def test_worlds_that_do_not_fit_are_refused(make_spec):
         {"gamma": 2.0},
         {"learning_rate": 0.0},
         {"chunk": -1},
+        {"minibatches": 2},
+        {"normalise_values": False},
+        {"rmsprop_alpha": 0.9, "learner": "ppo"},
+        {"rmsprop_alpha": 0.9, "optimiser": "adam"},
         {"learning_rate_decay": -1},
         {"entropy_decay": -1},
     ],
@@ -349,7 +356,9 @@ def test_bad_values_name_their_field(wrong):
 def _success(signal, name, iterations=25, **config):
     """Mean reward of the last rollouts; 1/3 is what guessing earns."""
     env = signal().build(num_envs=32, device=CPU)
-    settings = {"hidden": 32, "learning_rate": 0.01, "learner": "ppo", "minibatches": 1}
+    settings = {"hidden": 32, "learning_rate": 0.01}
+    if "learner" not in config:
+        settings |= {"learner": "ppo", "minibatches": 1}
     team = AGENTS[name].Config(**(settings | config)).build(spec=env.spec, rng=Rng(0), device=CPU)
     loop = OnPolicyConfig(rollout_steps=8).build(env=env, agent=team, rng=Rng(0))
     returns = [loop.iterate()["train/return"] for _ in range(iterations)]
