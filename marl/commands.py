@@ -50,6 +50,9 @@ _EVALUATE_HELP = """marl evaluate run=<run folder> key=value ...: measure a trai
   seed=<n>         other episodes than the run's own final evaluation
   explore=0        0 acts greedily; above 0 a policy samples, and a team of action values takes random
                    actions with this probability
+  channel=<name>   another link between the agents: {channels}
+  channel.<field>=<value>, agent.<field>=<value>   settings of the link, and of the team
+  talk=true        also a picture of who talks to whom in the first episode
   device=cpu, threads=<n>, trust=[package]"""
 
 _EXPORT_HELP = """marl export run=<run folder> format=<format> key=value ...: write a trained policy
@@ -154,12 +157,17 @@ def _resume(folder: Path, taken: dict[str, str], overrides: Sequence[str]) -> No
 
 def evaluate(words: Sequence[str]) -> None:
     """`marl evaluate`."""
-    if _wants_help(words, _EVALUATE_HELP):
+    if any(word in ("-h", "--help") for word in words):
+        from marl import compose
+
+        print(_EVALUATE_HELP.format(channels=", ".join(compose.options("channel"))))
         return
-    names = ("run", "episodes", "seed", "explore", "checkpoint", "device", "threads", "trust")
+    names = ("run", "episodes", "seed", "explore", "checkpoint", "talk", "device", "threads", "trust")
     taken, rest = take(words, names)
-    if rest:
-        raise MarlError(f"{rest[0].split('=')[0]} is not a setting of marl evaluate: use {', '.join(names)}")
+    own = [word for word in rest if word.startswith(("channel=", "channel.", "agent."))]
+    if other := [word for word in rest if word not in own]:
+        known = ", ".join((*names, "channel", "agent.<field>"))
+        raise MarlError(f"{other[0].split('=')[0]} is not a setting of marl evaluate: use {known}")
     if "run" not in taken:
         raise MarlError("run is missing: give run=<run folder>")
     from marl import measure
@@ -173,6 +181,8 @@ def evaluate(words: Sequence[str]) -> None:
         device=taken.get("device"),
         threads=whole("threads", taken["threads"], 1) if "threads" in taken else None,
         trust=_packages(taken),
+        words=own,
+        talk=_flag("talk", taken.get("talk", "false")),
     )
 
 
@@ -200,6 +210,12 @@ def export(words: Sequence[str]) -> None:
         step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
         trust=_packages(taken),
     )
+
+
+def _flag(name: str, text: str) -> bool:
+    if text not in ("true", "false"):
+        raise FieldError(name, text, "give true or false")
+    return text == "true"
 
 
 def _share(name: str, text: str) -> float:
@@ -238,12 +254,11 @@ def doctor(words: Sequence[str]) -> None:
     taken, rest = take(words, ("json",))
     if rest:
         raise MarlError(f"{rest[0].split('=')[0]} is not a setting of marl doctor: use json=true")
-    if taken.get("json", "false") not in ("true", "false"):
-        raise FieldError("json", taken["json"], "give true or false")
+    as_json = _flag("json", taken.get("json", "false"))
     from marl import doctor as clinic
 
     rows = clinic.run()
-    if taken.get("json") == "true":
+    if as_json:
         print(json.dumps(rows, indent=1))
     else:
         clinic.show(rows)

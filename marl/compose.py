@@ -19,9 +19,12 @@ from typing import Any
 from marl.config import RunConfig, load, unknown
 from marl.errors import FieldError, MarlError, UnknownSettingError
 
-GROUPS = ("env", "agent", "loop", "settings", "logger", "sparsity")  # folders of marl/conf
+GROUPS = ("env", "agent", "loop", "settings", "logger", "channel", "sparsity")  # folders of marl/conf
 _LITERAL = ("run_id", "runs_dir")  # text taken as it stands
-_SHORT = {"groups": "agent.sparsity.groups"}  # words that stand for longer ones
+_SHORT = {  # words that stand for longer ones
+    "groups": "agent.sparsity.groups",
+    "train_channel": "channel@train_channel",  # a second place for the files of one group
+}
 _CODE = ("env.target",)  # settings that name code: what is typed there is trusted for this run
 _TOP = tuple(f.name for f in dataclasses.fields(RunConfig))
 _MAX_SEEDS = 10_000  # CHOICE: a range beyond this is a slip of the keyboard
@@ -63,6 +66,33 @@ def _blame_settings(error: UnknownSettingError, words: Sequence[str]) -> None:
     if node is not None:
         wrong = f"settings={name} sets {error.setting}, which this agent does not have"
         raise MarlError(f"{wrong}: leave settings={name} out") from error
+
+
+def over(node: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
+    """A stored config with another link between agents, and other settings of its team.
+
+    Args:
+        node: the whole config as plain data.
+        words: `channel=<name>`, `channel.<field>=<value>` and `agent.<field>=<value>`.
+
+    Raises:
+        MarlError: a word is of anything else, or of no known name.
+    """
+    out, links = dict(node), [w for w in words if re.split(r"[.=]", w)[0] == "channel"]
+    for word in (w for w in words if w not in links):
+        key, equals, value = word.partition("=")
+        top, _, field = key.partition(".")
+        if not equals or top != "agent" or not re.fullmatch(r"\w+", field):
+            raise MarlError(
+                f"{word!r} does not fit a measurement: give channel=<name> or agent.<field>=<value>"
+            )
+        (parsed,) = _parse([f"++{key}={_quote(value)}"])
+        out["agent"] = {**out["agent"], field: parsed.value()}
+    if links:
+        own = node.get("channel") if not any(w.startswith("channel=") for w in links) else None
+        given = _compose(_split(links)[0]).get("channel")
+        out["channel"] = {**own, **(given or {})} if own else given
+    return out
 
 
 def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False) -> list[list[str]]:
@@ -193,7 +223,7 @@ def _compose(words: Sequence[str]) -> dict[str, Any]:
             node = OmegaConf.to_container(hydra_compose("train", overrides=list(words)), resolve=True)
     except MissingConfigException as error:
         raise _no_option(error) from error
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: channel=null
         raise MarlError(f"the config cannot be composed: {_first_line(error)}") from error
     assert isinstance(node, dict)
     return {str(k): v for k, v in node.items()}

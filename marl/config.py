@@ -24,6 +24,8 @@ from typing import Any, Literal, Union
 from marl.errors import FieldError, MarlError, UnknownSettingError, require
 
 _COMPONENTS = ("env", "agent", "loop")  # fields of RunConfig whose class the config names itself
+_CHANNELS = ("channel", "train_channel")
+_OPTIONAL = ("logger", *_CHANNELS)  # such fields that may be None
 _NOT_IDENTITY = (
     "run_id",
     "runs_dir",
@@ -312,6 +314,8 @@ class RunConfig:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     logger: Any = None  # a Config of marl.loggers; None writes JSONL only
+    channel: Any = None  # a Config of marl.channel: the link in evaluation; None loses nothing
+    train_channel: Any = None  # the link in training, likewise
     trust: tuple[str, ...] = ()  # packages besides marl that `_target_` may name
     video: bool = True  # a GIF of the learned team at the end
 
@@ -322,6 +326,9 @@ class RunConfig:
         require(self.total_steps >= 1, "total_steps", self.total_steps, "give 1 or more")
         device_ok = re.fullmatch(r"cpu|cuda(:\d+)?", self.device) is not None
         require(device_ok, "device", self.device, "give cpu, cuda or cuda:<index>")
+        delay = getattr(self.train_channel, "delay", 0)
+        fix = "give 0: teams learn from messages of the same step (channel.delay is for evaluation)"
+        require(delay == 0, "train_channel.delay", delay, fix)
         for package in self.trust:
             require(package.isidentifier(), "trust", package, "give top-level package names")
         if not self.run_id:
@@ -347,6 +354,8 @@ class RunConfig:
     def hash(self) -> str:
         """Hex digest of all that shapes the run's numbers, its seed and its place on disk left out."""
         data = {k: v for k, v in self.to_dict().items() if k not in _NOT_IDENTITY}
+        # Younger than the first published runs, whose ids must not change: absent where they are None.
+        data = {k: v for k, v in data.items() if k not in _CHANNELS or v is not None}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def default_run_id(self) -> str:
@@ -381,13 +390,14 @@ def load(node: Mapping[str, Any], *, trust: Iterable[str] = ()) -> RunConfig:
             raise unknown(str(name), names, "", "a run")
     for name in _COMPONENTS:
         given[name] = make(given.get(name), trust=trust, where=name)
-    if given.get("logger") is not None:
-        given["logger"] = make(given["logger"], trust=trust, where="logger")
+    for name in _OPTIONAL:
+        if given.get(name) is not None:
+            given[name] = make(given[name], trust=trust, where=name)
     return typing.cast(RunConfig, _fill_run(given, trust))
 
 
 def _fill_run(given: Mapping[str, Any], trust: tuple[str, ...]) -> Any:
-    made = {k: v for k, v in given.items() if k in (*_COMPONENTS, "logger")}
+    made = {k: v for k, v in given.items() if k in (*_COMPONENTS, *_OPTIONAL)}
     rest = {k: v for k, v in given.items() if k not in made}
     hints = typing.get_type_hints(RunConfig)
     return RunConfig(**{k: convert(v, hints[k], k, trust) for k, v in rest.items()}, **made)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from marl.canvas import caption
+from marl.channel import ChannelConfig, PerfectLink
 from marl.rng import Rng, Stream
 from marl.rollout import Rollout
 from marl.types import Agent, Env
@@ -45,9 +46,10 @@ class Evaluation:
 
     Args:
         episodes: float64 tensors (E,) on the CPU: "return", "length" (steps), "success" (0 or 1) where
-            the world says so, "return.<objective>", "cost.<name>", and what else the world's
-            `info` says of an episode at its end.
-        link: statistics of messages (marl/channel.py) of all steps played.
+            the world says so, "return.<objective>", "cost.<name>", what else the world's
+            `info` says of an episode at its end, and of teams that talk "link.messages" (sent),
+            "link.delivered", "link.bits" (sent) and "link.talk" (fraction of ordered pairs and exchanges).
+        link: statistics of messages (marl/channel) of all steps played, those beyond the E episodes too.
     """
 
     episodes: dict[str, Tensor]
@@ -100,6 +102,7 @@ def evaluate(
     threads: int,
     explore: float = 0.0,
     batch: int | None = None,
+    channel: ChannelConfig | None = None,
 ) -> Evaluation:
     """Play `episodes` episodes, one per env; envs that end early play on, but only their first counts.
 
@@ -113,13 +116,15 @@ def evaluate(
         explore: 0 is greedy (deterministic), 1 a stochastic policy itself.
         batch: most envs at a time; None plays all at once, or as many as the config's `max_envs` allows (a
             world whose every env is a process of its own says so).
+        channel: the link between the agents; None loses nothing.
     """
     parts, links, env_config = [], [], for_evaluation(env_config)
     batch = batch or getattr(env_config, "max_envs", None) or episodes
     for first in range(0, episodes, batch):
         rows = min(batch, episodes - first)
         env = env_config.build(num_envs=rows, device=device, threads=threads)
-        rollout = Rollout(env, agent, _RowsFrom(rng.seed, *rng.names, first=first))
+        link = measuring_link(channel, device)
+        rollout = Rollout(env, agent, _RowsFrom(rng.seed, *rng.names, first=first), link=link)
         parts.append(_first_episodes(rollout, explore))
         links.append(rollout.link)
         del env, rollout  # processes of this batch end before the next one starts its own
@@ -129,6 +134,13 @@ def evaluate(
         episodes={name: torch.cat([part[name] for part in parts]) for name in parts[0]},
         link=links[0].statistics(),
     )
+
+
+def measuring_link(channel: ChannelConfig | None, device: torch.device) -> PerfectLink:
+    """The link of a team that is measured or filmed."""
+    link = PerfectLink(device) if channel is None else channel.build(device=device)
+    link.testing = True
+    return link
 
 
 def _first_episodes(rollout: Rollout, explore: float) -> dict[str, Tensor]:
@@ -149,7 +161,15 @@ def _first_episodes(rollout: Rollout, explore: float) -> dict[str, Tensor]:
     return out
 
 
-def record(agent: Agent, env: Env, *, episodes: int, rng: Rng, explore: float = 0.0) -> list[np.ndarray]:
+def record(
+    agent: Agent,
+    env: Env,
+    *,
+    episodes: int,
+    rng: Rng,
+    explore: float = 0.0,
+    channel: ChannelConfig | None = None,
+) -> list[np.ndarray]:
     """Pictures of the first env, one before each of its steps; after an episode a still one with its outcome.
 
     (The end of an episode cannot be drawn: the world has started the next one by then.)
@@ -159,12 +179,12 @@ def record(agent: Agent, env: Env, *, episodes: int, rng: Rng, explore: float = 
         env: reset here.
         episodes: how many of the first env's episodes, at least 1.
         rng: which episodes; those of `evaluate` with the same rng come first.
-        explore: as in `evaluate`.
+        explore, channel: as in `evaluate`.
 
     Returns:
         RGB pictures (H, W, 3), uint8.
     """
-    rollout = Rollout(env, agent, rng)
+    rollout = Rollout(env, agent, rng, link=measuring_link(channel, env.device))
     frames: list[np.ndarray] = []
     while int(rollout.episode_B[0]) < episodes:
         frames.append(env.render(0))
@@ -172,6 +192,32 @@ def record(agent: Agent, env: Env, *, episodes: int, rng: Rng, explore: float = 
         if finished is not None and int(finished["env"][0]) == 0:
             frames += [caption(frames[-1], _outcome(finished))] * _CAPTION_FRAMES
     return frames
+
+
+def conversation(
+    agent: Agent,
+    env_config: EnvConfig,
+    *,
+    rng: Rng,
+    device: torch.device,
+    threads: int,
+    channel: ChannelConfig | None = None,
+) -> tuple[Tensor, Tensor] | None:
+    """Who talks to whom in the first of the episodes that `evaluate` plays with the same rng.
+
+    Returns:
+        wanted_TNN and delivered_TNN, bool (receiver, sender), an entry per exchange; None without exchanges.
+    """
+    env = for_evaluation(env_config).build(num_envs=1, device=device, threads=threads)
+    link = measuring_link(channel, device)
+    link.trace = []
+    rollout = Rollout(env, agent, rng, link=link)
+    while rollout.step(0.0)[1] is None:
+        pass
+    if not link.trace:
+        return None
+    wanted_TNN, delivered_TNN = (torch.cat(part) for part in zip(*link.trace, strict=True))
+    return wanted_TNN, delivered_TNN
 
 
 def _outcome(finished: dict[str, Tensor]) -> str:

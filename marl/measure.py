@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from marl import checkpoint, config, files, stats
+from marl import checkpoint, compose, config, files, plots, stats
 from marl.config import RunConfig
 from marl.errors import FieldError
 from marl.process import prepare_process
@@ -17,7 +19,12 @@ from marl.rng import Rng
 
 
 def load_run(
-    folder: Path, *, step: int | None = None, trust: tuple[str, ...] = (), **changes: Any
+    folder: Path,
+    *,
+    step: int | None = None,
+    trust: tuple[str, ...] = (),
+    words: Sequence[str] = (),
+    **changes: Any,
 ) -> tuple[RunConfig, checkpoint.Saved]:
     """The config and the newest whole checkpoint of a run, its memory not needed.
 
@@ -25,6 +32,8 @@ def load_run(
         folder: the run's folder.
         step: a checkpoint other than the newest.
         trust: packages besides marl that its config may name.
+        words: `channel=<name>`, `channel.<field>=<value>`: the link between agents; `agent.<field>=<value>`:
+            settings of the team that its networks do not depend on.
         changes: settings of RunConfig to replace (device, threads, seed).
 
     Raises:
@@ -43,6 +52,7 @@ def load_run(
             )
         saved = newest
     node = saved.info["config"] | {k: v for k, v in changes.items() if v is not None}
+    node = compose.over(node, words)
     cfg = config.load(node, trust=trust)
     return dataclasses.replace(cfg, run_id=folder.resolve().name, runs_dir=folder.resolve().parent), saved
 
@@ -66,6 +76,8 @@ def evaluate_run(
     device: str | None = None,
     threads: int | None = None,
     trust: tuple[str, ...] = (),
+    words: Sequence[str] = (),
+    talk: bool = False,
 ) -> dict[str, Any]:
     """Measure a run's team, print the numbers and write them beside its results.
 
@@ -74,24 +86,27 @@ def evaluate_run(
         episodes: how many, 1 or more.
         seed: other than the run's own, for other episodes.
         explore: 0 is greedy, 1 the policy itself.
-        step, device, threads, trust: as `load_run`.
+        step, device, threads, trust, words: as `load_run`.
+        talk: also draw who talks to whom in the first episode.
 
     Returns:
         Per-episode numbers by name.
     """
-    from marl.evaluate import evaluate
+    from marl.evaluate import conversation, evaluate
 
-    cfg, saved = load_run(folder, step=step, trust=trust, device=device, threads=threads)
+    cfg, saved = load_run(folder, step=step, trust=trust, words=words, device=device, threads=threads)
     prepare_process(cfg)
     chosen = cfg.seed if seed is None else seed
+    agent = load_agent(cfg, saved)
     measured = evaluate(
-        load_agent(cfg, saved),
+        agent,
         cfg.env,
         episodes=episodes,
         rng=Rng(chosen, "final"),
         device=torch.device(cfg.device),
         threads=cfg.threads,
         explore=explore,
+        channel=cfg.channel,
     )
     out = measured.lists()
     print(f"{cfg.run_id}, checkpoint {saved.step}, {episodes} episodes, seed {chosen}, explore {explore:g}")
@@ -100,9 +115,24 @@ def evaluate_run(
         estimate = stats.interval(values, stats.mean, rng=np.random.default_rng(0))
         value, low, high = estimate.numbers()
         between = f"  95 % interval over episodes [{low:.4f}, {high:.4f}]" if low is not None else ""
-        print(f"  {name:<12} {value:.4f}{between}")
+        print(f"  {name:<14} {value:.4f}{between}")
     about = {"run_id": cfg.run_id, "checkpoint": saved.step, "seed": chosen, "explore": explore}
-    path = folder / f"evaluation-{saved.step}-s{chosen}-e{explore:g}.json"
+    about |= {"overrides": list(words)} if words else {}
+    name = "-".join([f"{saved.step}-s{chosen}-e{explore:g}", *(re.sub(r"[^\w.=,]+", "_", w) for w in words)])
+    path = folder / f"evaluation-{name}.json"
     files.write_json(path, {**about, "episodes": out})
     print(f"  written to {path}")
+    if talk:
+        said = conversation(
+            agent,
+            cfg.env,
+            rng=Rng(chosen, "final"),
+            device=torch.device(cfg.device),
+            threads=cfg.threads,
+            channel=cfg.channel,
+        )
+        if not said:
+            raise FieldError("talk", "true", f"{config.label(cfg.agent)} sends no messages; leave it out")
+        figure = plots.conversation(*said, title=f"{cfg.run_id}, first episode")
+        print(f"  picture     {plots.save(figure, folder / f'talk-{name}.png')}")
     return out

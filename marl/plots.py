@@ -209,3 +209,43 @@ def intervals(
         if share:
             ax.xaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     return figure
+
+
+def conversation(wanted_TNN: ArrayLike, delivered_TNN: ArrayLike, *, title: str = "") -> Figure:
+    """Who talks to whom over one episode: every ordered pair over time, and how often in all.
+
+    Args:
+        wanted_TNN: bool (receiver, sender), an entry per exchange.
+        delivered_TNN: bool; what arrived, whenever it was sent.
+        title: above both panels.
+    """
+    wanted, delivered = np.asarray(wanted_TNN, dtype=bool), np.asarray(delivered_TNN, dtype=bool)
+    T, N, _ = wanted.shape
+    pairs = [(j, i) for j in range(N) for i in range(N) if i != j]  # sender, receiver
+    figure, (ax, total) = canvas(2, title, (PANEL[0] * 1.3, max(PANEL[1], 0.9 + 0.09 * len(pairs))))
+    for row, (j, i) in enumerate(pairs):
+        colour = COLOURS[j % len(COLOURS)]
+        sent, got = np.flatnonzero(wanted[:, i, j]), np.flatnonzero(delivered[:, i, j])
+        ax.scatter(sent, [row] * len(sent), s=16, facecolors="none", edgecolors=colour, linewidths=0.7)
+        ax.scatter(got, [row] * len(got), s=6, color=colour, linewidths=0)
+    middle = [(N - 1) * j + (N - 2) / 2 for j in range(N)]
+    ax.set_yticks(middle, [f"{j} to others" for j in range(N)], fontsize=8)
+    for j in range(1, N):
+        ax.axhline((N - 1) * j - 0.5, color="#bbbbbb", linewidth=0.5)
+    ax.set_xlim(-1, T)
+    ax.set_ylim(len(pairs) - 0.4, -0.6)
+    ax.set_xlabel("exchange (circle: sent, dot: arrived)", fontsize=9)
+    ax.grid(axis="y", visible=False)
+    counts_NN = wanted.sum(0)
+    total.imshow(counts_NN, cmap="Blues", vmin=0, vmax=T)
+    for i in range(N):
+        for j in range(N):
+            if i != j:
+                ink = "w" if counts_NN[i, j] > T / 2 else "k"
+                total.text(j, i, f"{counts_NN[i, j]}", ha="center", va="center", fontsize=7, color=ink)
+    total.set_xticks(range(N))
+    total.set_yticks(range(N))
+    total.set_xlabel(f"sender; messages sent in {T} exchanges", fontsize=9)
+    total.set_ylabel("receiver", fontsize=9)
+    total.grid(visible=False)
+    return figure

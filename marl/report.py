@@ -72,7 +72,8 @@ def pictures(
         world = for_evaluation(cfg.env)
         env = world.build(num_envs=1, device=torch.device(cfg.device), threads=cfg.threads)
         try:
-            frames = record(agent, env, episodes=_VIDEO_EPISODES, rng=Rng(cfg.seed, "video"))
+            rng = Rng(cfg.seed, "video")
+            frames = record(agent, env, episodes=_VIDEO_EPISODES, rng=rng, channel=cfg.channel)
         except NotImplementedError:  # a world without pictures
             return made
         made.append(video.gif(frames[:_VIDEO_FRAMES], cfg.folder / VIDEO))

@@ -88,7 +88,7 @@ class Rollout:
         env: reset here, with the streams of ``rng.child("env")``.
         agent: acts on the env's device.
         rng: of the run, or of the evaluation.
-        link: passed to `agent.act`; by default a perfect one.
+        link: passed to `agent.act`; by default a perfect one. Its state lies in the carry, 0 at the start.
     """
 
     def __init__(self, env: Env, agent: Agent, rng: Rng, *, link: PerfectLink | None = None) -> None:
@@ -109,14 +109,17 @@ class Rollout:
             explore: as in `Agent.act`.
 
         Returns:
-            The act, and the results of episodes that it ended (see `Tally.add`).
+            The act, and the results of episodes that it ended (see `Tally.add`); where agents sent, also the
+            counts of the link as `link.<name>`.
         """
         stream = self._stream.fold(self.ts.t_B)
+        self.link.begin(stream)
         act = self.agent.act(self.ts, self.carry, rng=stream, explore=explore, link=self.link)
         self.ts, self.carry = self.env.step(act.actions_BN), act.carry
         finished = self.tally.add(self.ts)
         if finished is not None:
             done_B = self.ts.done_B
+            finished |= {f"link.{name}": count for name, count in self.link.finish(done_B).items()}
             self.episode_B = self.episode_B + done_B
             self._stream = self._run_stream.fold(self.episode_B)
             self.carry = self._reset_rows(done_B)
@@ -129,7 +132,9 @@ class Rollout:
         """
         fresh = self.agent.initial_carry(self.env.num_envs)
         return {
-            name: torch.where(done_B.view(-1, *[1] * (value.dim() - 1)), fresh[name], value)
+            name: torch.where(
+                done_B.view(-1, *[1] * (value.dim() - 1)), fresh.get(name, value.new_zeros(())), value
+            )
             for name, value in self.carry.items()
         }
 

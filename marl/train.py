@@ -7,6 +7,7 @@ writes checkpoints and listens to signals. What is computed lives in the loop; w
 from __future__ import annotations
 
 import dataclasses
+import inspect
 import signal
 import time
 from collections.abc import Mapping
@@ -18,8 +19,8 @@ import torch
 
 from marl import checkpoint, files, report, results
 from marl.checkpoint import Saved
-from marl.config import RunConfig
-from marl.errors import EnvError, Interrupted, NonFiniteError
+from marl.config import RunConfig, label
+from marl.errors import EnvError, FieldError, Interrupted, NonFiniteError
 from marl.evaluate import evaluate
 from marl.loggers import Config as LoggerConfig
 from marl.loggers import JsonLines, Logger, jsonl, open_loggers
@@ -102,7 +103,8 @@ class _Session:
         device = torch.device(cfg.device)
         env = cfg.env.build(num_envs=cfg.num_envs, device=device, threads=cfg.threads)
         self.agent = cfg.agent.build(spec=env.spec, rng=rng.child("agent"), device=device)
-        self.loop = cfg.loop.build(env=env, agent=self.agent, rng=rng.child("loop"))
+        parts: dict[str, Any] = {"env": env, "agent": self.agent, "rng": rng.child("loop")}
+        self.loop = cfg.loop.build(**parts, **_train_link(cfg, device))
         if saved is not None:
             self._restore(saved)
         files.write_json(self.folder / "config.json", cfg.to_dict())  # a resume may have changed it
@@ -187,6 +189,7 @@ class _Session:
             rng=Rng(cfg.seed, name),
             device=torch.device(cfg.device),
             threads=cfg.threads,
+            channel=cfg.channel,
         )
         return measured.lists()
 
@@ -279,6 +282,16 @@ class _Session:
         self.progress.close()
         for log in (*self.loggers, self.evaluations, *([] if self.sparsity is None else [self.sparsity])):
             log.close()
+
+
+def _train_link(cfg: RunConfig, device: torch.device) -> dict[str, Any]:
+    """What a loop is built with where the training link is not the perfect one."""
+    if cfg.train_channel is None:
+        return {}
+    if "link" not in inspect.signature(cfg.loop.build).parameters:
+        fix = f"loop={label(cfg.loop)} has no link: leave it out, or use loop=off_policy or on_policy"
+        raise FieldError("train_channel", type(cfg.train_channel).__name__, fix)
+    return {"link": cfg.train_channel.build(device=device)}
 
 
 def _next(step: int, every: int) -> int:

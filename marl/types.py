@@ -182,10 +182,19 @@ class Act:
 
 
 class Link(Protocol):
-    """The network between agents at acting time; counts what passes."""
+    """The network between agents at acting time; counts what passes.
+
+    `testing` says whether the team is being measured: a team that communicates in another way than it
+    learns (a protocol that saves messages) follows it then.
+    """
+
+    testing: bool
 
     def send(self, message_BNM: Tensor, wanted_BNN: Tensor, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
-        """Deliver messages: returns received_BNNM (receiver, sender), delivered_BNN and the link's carry."""
+        """Deliver messages: returns received_BNNM (receiver, sender), delivered_BNN and the carry.
+
+        The state of the links is added to the agent's carry, which the agent must hand on.
+        """
         ...
 
 

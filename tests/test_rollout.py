@@ -155,7 +155,7 @@ def test_perfect_link_delivers_and_counts():
     assert received[0, 2].tolist() == [[1.0, 2.0], [3.0, 4.0], [0.0, 0.0]]
     assert received[0, 1].abs().sum() == 0  # what is not delivered is 0, whatever was said
     assert carry == {"x": message}
-    assert link.statistics() == {"messages": 3, "bits": 3 * 2 * 32, "talk": 3 / 6}
+    assert link.statistics() == {"messages": 3, "delivered": 3, "bits": 3 * 2 * 32, "talk": 3 / 6}
     copy = PerfectLink(CPU)
     copy.load_state_dict(link.state_dict())
     copy.send(message, torch.zeros_like(wanted), {})
@@ -164,5 +164,11 @@ def test_perfect_link_delivers_and_counts():
 
 def test_the_rollout_passes_a_link():
     rollout, _ = play(5, steps=8, talk=True)
-    assert rollout.link.statistics() == {"messages": 8 * 5 * 6, "bits": 8 * 5 * 6 * 7 * 32, "talk": 1.0}
+    sent = 8 * 5 * 6
+    assert rollout.link.statistics() == {
+        "messages": sent,
+        "delivered": sent,
+        "bits": sent * 7 * 32,
+        "talk": 1.0,
+    }
     assert play(5, steps=8)[0].link.statistics()["talk"] == 0.0

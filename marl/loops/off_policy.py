@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, Literal
 
+from marl.channel import PerfectLink
 from marl.errors import require
 from marl.loops.base import (
     Learner,
@@ -107,8 +108,8 @@ class OffPolicyConfig:
     def __post_init__(self) -> None:
         require(self.rollout_steps >= 1, "rollout_steps", self.rollout_steps, "give an integer >= 1")
 
-    def build(self, *, env: Env, agent: Agent, rng: Rng) -> OffPolicy:
-        return OffPolicy(self, env=env, agent=agent, rng=rng)
+    def build(self, *, env: Env, agent: Agent, rng: Rng, link: PerfectLink | None = None) -> OffPolicy:
+        return OffPolicy(self, env=env, agent=agent, rng=rng, link=link)
 
 
 class OffPolicy:
@@ -119,13 +120,22 @@ class OffPolicy:
         env: reset here.
         agent: acts and learns.
         rng: of the loop.
+        link: between the agents; None loses nothing.
     """
 
-    def __init__(self, config: OffPolicyConfig, *, env: Env, agent: Agent, rng: Rng) -> None:
+    def __init__(
+        self,
+        config: OffPolicyConfig,
+        *,
+        env: Env,
+        agent: Agent,
+        rng: Rng,
+        link: PerfectLink | None = None,
+    ) -> None:
         limit = env.spec.episode_limit
         self._length = config.batch.entries(limit)
         self.config, self.env, self.agent, self.rng = config, env, agent, rng
-        self.rollout = Rollout(env, agent, rng)
+        self.rollout = Rollout(env, agent, rng, link=link)
         layout = config.memory.layout(env.spec, agent.extras_spec)
         self.memory = config.memory.build(layout, env.device)
         self.tape = Tape(layout, env.num_envs, limit + 1, env.device, on_finish=self.memory.append)

@@ -16,6 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from marl.channel import PerfectLink
 from marl.errors import require
 from marl.loops.base import (
     Learner,
@@ -47,8 +48,8 @@ class OnPolicyConfig:
         require(self.rollout_steps >= 1, "rollout_steps", self.rollout_steps, "give an integer >= 1")
         require(0 <= self.explore <= 1, "explore", self.explore, "give a number in [0, 1]")
 
-    def build(self, *, env: Env, agent: Agent, rng: Rng) -> OnPolicy:
-        return OnPolicy(self, env=env, agent=agent, rng=rng)
+    def build(self, *, env: Env, agent: Agent, rng: Rng, link: PerfectLink | None = None) -> OnPolicy:
+        return OnPolicy(self, env=env, agent=agent, rng=rng, link=link)
 
 
 class OnPolicy:
@@ -59,11 +60,20 @@ class OnPolicy:
         env: reset here.
         agent: acts and learns.
         rng: of the loop.
+        link: between the agents; None loses nothing.
     """
 
-    def __init__(self, config: OnPolicyConfig, *, env: Env, agent: Agent, rng: Rng) -> None:
+    def __init__(
+        self,
+        config: OnPolicyConfig,
+        *,
+        env: Env,
+        agent: Agent,
+        rng: Rng,
+        link: PerfectLink | None = None,
+    ) -> None:
         self.config, self.env, self.agent, self.rng = config, env, agent, rng
-        self.rollout = Rollout(env, agent, rng)
+        self.rollout = Rollout(env, agent, rng, link=link)
         layout = Layout.of(env.spec, agent.extras_spec)
         width = 2 * config.rollout_steps + 1  # an episode might end at every step
         self.tape = Tape(layout, env.num_envs, width, env.device)
