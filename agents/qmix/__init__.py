@@ -6,7 +6,7 @@
 | s | state_BTS | state of the world |
 | W_1, b_1 | w1, b1 | make the first mixing layer, W_1 >= 0 by its absolute value; E features |
 | W_2, b_2 | w2, b2 | make the second mixing layer, W_2 >= 0 likewise; b_2 is V(s) |
-| Q_tot | returned by Monotonic | elu(Q W_1 + b_1) W_2 + b_2, section 4.1 and figure 2 |
+| Q_tot | returned by `marl.value.mixers.Monotonic` | elu(Q W_1 + b_1) W_2 + b_2, section 4.1 and figure 2 |
 
 dQ_tot / dQ_a >= 0 (eq. 5), so that the joint greedy action is every agent's own greedy action (eq. 4).
 
@@ -19,13 +19,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
 from marl.errors import require
-from marl.nets import MLP, linear, monotonic_mix
 from marl.rng import Rng
 from marl.types import EnvSpec
-from marl.value import Joint, QTeam, ValueConfig
+from marl.value import Monotonic, QTeam, ValueConfig
 
 
 @dataclass(kw_only=True)
@@ -43,26 +41,7 @@ class Config(ValueConfig):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
 
     def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> QTeam:
-        return QTeam(spec, self, lambda generator: Monotonic(spec, self, generator), rng=rng, device=device)
+        def mixer(generator: torch.Generator) -> Monotonic:
+            return Monotonic(spec, embed=self.embed, hyper_hidden=self.hyper_hidden, generator=generator)
 
-
-class Monotonic(nn.Module):
-    """Q_tot(s, Q_1..Q_N), monotone in every Q_a.
-
-    Args:
-        spec: number of agents N and state features S.
-        config: embed E and hidden features of the hypernetworks.
-        generator: source of the initial weights.
-    """
-
-    def __init__(self, spec: EnvSpec, config: Config, generator: torch.Generator) -> None:
-        super().__init__()
-        S, N, E, D = spec.state_size, spec.n_agents, config.embed, config.hyper_hidden
-        self.w1 = MLP((S, D, N * E), generator=generator)
-        self.b1 = linear(S, E, generator=generator)
-        self.w2 = MLP((S, D, E), generator=generator)
-        self.b2 = MLP((S, E, 1), generator=generator)
-
-    def forward(self, joint: Joint) -> Tensor:
-        s_BTS = joint.state_BTS
-        return monotonic_mix(joint.q_BTN, self.w1(s_BTS), self.b1(s_BTS), self.w2(s_BTS), self.b2(s_BTS))
+        return QTeam(spec, self, mixer, rng=rng, device=device)

@@ -2,8 +2,8 @@
 
 | symbol | name here | meaning |
 |---|---|---|
-| Q_i(h_i, a_i) | joint.q_BTN | value of agent i's action given its own history |
-| Q(h, a) | returned by Sum | joint value, eq. in section 3 |
+| Q_i(h_i, a_i) | q_BTN of a Joint | value of agent i's action given its own history |
+| Q(h, a) | returned by `marl.value.Sum` | joint value, eq. in section 3 |
 
 Q((h_1..h_N), (a_1..a_N)) = sum_i Q_i(h_i, a_i).
 
@@ -16,11 +16,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
 
 from marl.rng import Rng
 from marl.types import EnvSpec
-from marl.value import Joint, QTeam, ValueConfig
+from marl.value import QTeam, Sum, ValueConfig
 
 
 @dataclass(kw_only=True)
@@ -29,10 +28,3 @@ class Config(ValueConfig):
 
     def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> QTeam:
         return QTeam(spec, self, lambda _: Sum(), rng=rng, device=device)
-
-
-class Sum(nn.Module):
-    """Q_tot = sum_i Q_i, (B, T, 1)."""
-
-    def forward(self, joint: Joint) -> Tensor:
-        return joint.q_BTN.sum(-1, keepdim=True)

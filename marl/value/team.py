@@ -11,7 +11,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -27,25 +27,23 @@ from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value import export
 from marl.value.config import ValueConfig
 from marl.value.explore import epsilon_greedy
+from marl.value.joint import Joint
 from marl.value.losses import double_q_actions, td_loss
 from marl.value.network import RecurrentQ
 
 
 @dataclass(kw_only=True)
-class Joint:
-    """What a mixer may look at. A mixer is a module that maps it to Q_tot (B, T, 1), or to (B, T, N)."""
+class Look:
+    """What networks make of a batch of sequences."""
 
-    q_BTN: Tensor  # Q_i of the chosen actions
-    actions_BTN: Tensor  # int64, the chosen actions
     q_BTNA: Tensor  # Q_i of all actions
-    avail_BTNA: Tensor  # bool
-    state_BTS: Tensor
+    parts: dict[str, Tensor] = field(default_factory=dict)  # what a method's own losses want besides
 
 
-class _Networks(nn.Module):
+class Networks(nn.Module):
     """Everything that is learned: the agents' network and the mixer."""
 
-    def __init__(self, agents: RecurrentQ, mixer: nn.Module) -> None:
+    def __init__(self, agents: Any, mixer: nn.Module) -> None:
         super().__init__()
         self.agents, self.mixer = agents, mixer
 
@@ -101,8 +99,22 @@ class QTeam:
 
     def _make(
         self, make_mixer: Callable[[torch.Generator], nn.Module], generator: torch.Generator
-    ) -> _Networks:
-        return _Networks(RecurrentQ(self.spec, self.config, generator), make_mixer(generator))
+    ) -> Networks:
+        return Networks(self._make_agents(generator), make_mixer(generator))
+
+    # What methods whose agents do more than look for themselves replace
+
+    def _make_agents(self, generator: torch.Generator) -> nn.Module:
+        """The agents' network."""
+        return RecurrentQ(self.spec, self.config, generator)
+
+    def _look(self, nets: Networks, x_BTNI: Tensor, batch: Batch) -> Look:
+        """Q-values of every entry. Args: x_BTNI: input rows of the agents' network."""
+        return Look(q_BTNA=nets.agents(x_BTNI, batch.start_BT))
+
+    def _own_losses(self, look: Look, batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        """Losses beside the TD loss by name: (weight, value)."""
+        return {}
 
     def _move_target(self, tau: float) -> None:
         """theta^- <- tau theta + (1 - tau) theta^-, and the groups of theta where layers are grouped."""
@@ -155,8 +167,12 @@ class QTeam:
         with kernels.alone():
             if self.pruner is not None:
                 self.pruner.observe(batch.mean_reward())
-            value_BTM, target_BTM = self._values_and_targets(batch)
-            loss = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
+            x_BTNI = self.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
+            look = self._look(self.online, x_BTNI, batch)
+            value_BTM, target_BTM = self._values_and_targets(batch, x_BTNI, look)
+            td = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
+            own = self._own_losses(look, batch)
+            loss = sum((weight * value for weight, value in own.values()), td)
             norm = self.optimiser.step(loss)
         self.updates += 1
         if self.updates % self.config.target_every == 0:
@@ -173,18 +189,23 @@ class QTeam:
             "grad_norm": norm,
             "value": torch.where(filled_BT1, value_BTM.detach(), 0.0).sum() / count,
             "target": torch.where(filled_BT1, target_BTM, 0.0).sum() / count,
+            **({"td_loss": td.detach()} if own else {}),
+            **{name: value.detach() for name, (_, value) in own.items()},
         }
         return metrics if self.pruner is None else metrics | self.pruner.metrics()
 
-    def _values_and_targets(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Q of the actions taken, differentiable, and their targets; both (B, T, M)."""
-        c = self.config
-        x_BTNI = self.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
-        q_BTNA = self.online.agents(x_BTNI, batch.start_BT)
+    def _values_and_targets(self, batch: Batch, x_BTNI: Tensor, look: Look) -> tuple[Tensor, Tensor]:
+        """Q of the actions taken, differentiable, and their targets; both (B, T, M).
+
+        Args:
+            x_BTNI: input rows of the agents' network.
+            look: what the online networks make of them.
+        """
+        c, q_BTNA = self.config, look.q_BTNA
         actions_BTN = torch.where(batch.filled_BT[:, :, None], batch.actions_BTN, 0)
         value_BTM = self._mix(self.online, q_BTNA, actions_BTN, batch.avail_BTNA, batch.state_BTS)
         with torch.no_grad():
-            target_q_BTNA = self.target.agents(x_BTNI, batch.start_BT)
+            target_q_BTNA = self._look(self.target, x_BTNI, batch).q_BTNA
             chooser = q_BTNA if c.double_q else target_q_BTNA
             best_BTN = double_q_actions(chooser, batch.avail_BTNA)
             future_BTM = self._mix(self.target, target_q_BTNA, best_BTN, batch.avail_BTNA, batch.state_BTS)
@@ -198,7 +219,7 @@ class QTeam:
 
     @staticmethod
     def _mix(
-        nets: _Networks, q_BTNA: Tensor, actions_BTN: Tensor, avail_BTNA: Tensor, state_BTS: Tensor
+        nets: Networks, q_BTNA: Tensor, actions_BTN: Tensor, avail_BTNA: Tensor, state_BTS: Tensor
     ) -> Tensor:
         joint = Joint(
             q_BTN=q_BTNA.gather(-1, actions_BTN[..., None]).squeeze(-1),

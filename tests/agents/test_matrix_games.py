@@ -50,7 +50,8 @@ def _learn(name, game, updates, *, horizon=1, **config):
     for k in range(updates):
         team.update(batch, rng=Rng(0).stream("update", 1).fold(k))
     with torch.no_grad():
-        values = team._values_and_targets(batch)[0]
+        x = team.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
+        values = team._values_and_targets(batch, x, team._look(team.online, x, batch))[0]
         x = team.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
         greedy = team.online.agents(x, batch.start_BT).argmax(-1)
     return world, values[:, :-1], greedy

@@ -24,6 +24,11 @@ def _update(team, batch):
     return team.update(batch, rng=Rng(0).stream("update", 1))
 
 
+def _values_and_targets(team, batch):
+    x = team.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
+    return team._values_and_targets(batch, x, team._look(team.online, x, batch))
+
+
 def _q(net, obs, last_action, start):
     return net(net.inputs(obs, last_action), start)
 
@@ -207,9 +212,9 @@ def test_truncation_bootstraps_and_termination_does_not(make_spec, make_batch):
     team = _build(spec, returns="nstep")
     batch = make_batch(spec)
     batch.terminated_BT[:] = False
-    bootstrapped = team._values_and_targets(batch)[1][..., 0]
+    bootstrapped = _values_and_targets(team, batch)[1][..., 0]
     batch.terminated_BT[:] = batch.filled_BT
-    cut = team._values_and_targets(batch)[1][..., 0]
+    cut = _values_and_targets(team, batch)[1][..., 0]
     filled = batch.filled_BT
     torch.testing.assert_close(cut[filled], batch.reward_BT[filled])
     assert (bootstrapped - cut)[filled].abs().min() > 1e-6
@@ -226,7 +231,7 @@ def test_state_reward_and_end_keep_the_order_of_sequences(make_spec, make_batch)
         if isinstance(value, torch.Tensor):
             setattr(shuffled, key, value[order])
     filled = batch.filled_BT[order]
-    for a, b in zip(team._values_and_targets(batch), team._values_and_targets(shuffled), strict=True):
+    for a, b in zip(_values_and_targets(team, batch), _values_and_targets(team, shuffled), strict=True):
         torch.testing.assert_close(a[order][filled], b[filled], rtol=1e-5, atol=1e-6)
 
 

@@ -1,0 +1,54 @@
+"""The hyper-parameters that all teams of talking action values share."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from marl.errors import require
+from marl.types import EnvSpec
+from marl.value import Monotonic, Sum, ValueConfig
+
+
+@dataclass(kw_only=True)
+class TalkConfig(ValueConfig):
+    """Source, unless said otherwise: TMC's released code (commit 63bcca5). A message has A entries."""
+
+    mixer: Literal["qmix", "vdn"] = "qmix"  # TMC's paper: qmix on SMAC, vdn elsewhere
+    embed: int = 32  # features of QMIX's mixing layer, >= 1
+    hyper_hidden: int = 64  # features of the hidden layer of QMIX's hypernetworks, >= 1; as agent=qmix
+
+    # recurrent: Linear, ELU, GRU, whose state is the message. mlp: Linear, ELU, Linear (TMC's paper, VBC).
+    encoder: Literal["recurrent", "mlp"] = "recurrent"
+    encoder_hidden: int = 196  # features between the layers of encoder=mlp, >= 1; VBC's code
+    # mean: messages that did not come count as 0, the divisor is N - 1; sum: TMC's paper
+    combine: Literal["mean", "sum"] = "mean"
+    dead_talk: bool = True  # agents that cannot act go on to send; False: what they say is not even wanted
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("embed", "hyper_hidden", "encoder_hidden"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
+        for name, known in (
+            ("mixer", ("qmix", "vdn")),
+            ("encoder", ("recurrent", "mlp")),
+            ("combine", ("mean", "sum")),
+        ):
+            value = getattr(self, name)
+            require(value in known, name, value, f"give one of {', '.join(known)}")
+        require(self.share, "share", self.share, "give true: teams that talk share one network")
+
+    def make_mixer(self, spec: EnvSpec) -> Callable[[torch.Generator], nn.Module]:
+        """Makes the mixer from a generator of initial weights."""
+
+        def make(generator: torch.Generator) -> nn.Module:
+            if self.mixer == "vdn":
+                return Sum()
+            sizes = {"embed": self.embed, "hyper_hidden": self.hyper_hidden}
+            return Monotonic(spec, **sizes, generator=generator)
+
+        return make
