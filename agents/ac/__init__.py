@@ -20,12 +20,12 @@ from dataclasses import dataclass
 import torch
 
 from marl.rng import Rng
-from marl.talk import TalkConfig, TalkingTeam
+from marl.talk import MessageConfig, TalkingTeam
 from marl.types import EnvSpec
 
 
 @dataclass(kw_only=True)
-class Config(TalkConfig):
+class Config(MessageConfig):
     """AC has no hyper-parameters of its own."""
 
     def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> TalkingTeam:

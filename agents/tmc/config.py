@@ -9,7 +9,7 @@ import torch
 
 from marl.errors import require
 from marl.rng import Rng
-from marl.talk import TalkConfig
+from marl.talk import MessageConfig
 from marl.types import EnvSpec
 
 if TYPE_CHECKING:
@@ -17,11 +17,11 @@ if TYPE_CHECKING:
 
 
 @dataclass(kw_only=True)
-class Config(TalkConfig):
+class Config(MessageConfig):
     """TMC's own. The released form is smoothing=released confidence=released with its weights, 1.5 and 0.3.
 
     DEVIATION: the paper has one window w_s for smoothing, timeout and validity; the released code has three
-    numbers, which are the defaults. Encoder and combining, too, are the released ones (TalkConfig).
+    numbers, which are the defaults. Encoder and combining, too, are the released ones (MessageConfig).
     """
 
     # DEVIATION: relative squared distance, each step's window once, mean over agents and steps: the scale of

@@ -34,14 +34,13 @@ class TMC(TalkingTeam):
 
     config: Config
 
-
     def initial_carry(self, rows: int) -> Carry:
-        N, A, place = self.spec.n_agents, self.spec.n_actions, {"device": self.device}
+        N, A, device = self.spec.n_agents, self.spec.n_actions, self.device
         return super().initial_carry(rows) | {
-            "sent_BNA": torch.zeros(rows, N, A, **place),
-            "quiet_BN": torch.zeros(rows, N, dtype=torch.int64, **place),
-            "kept_BNNA": torch.zeros(rows, N, N, A, **place),
-            "age_BNN": torch.full((rows, N, N), self.config.window + 1, **place),  # nothing came yet
+            "sent_BNA": torch.zeros(rows, N, A, device=device),
+            "quiet_BN": torch.zeros(rows, N, dtype=torch.int64, device=device),
+            "kept_BNNA": torch.zeros(rows, N, N, A, device=device),
+            "age_BNN": torch.full((rows, N, N), self.config.window + 1, device=device),  # nothing came yet
         }
 
     def _protocol(self, said: Said, carry: Carry, link: Link) -> tuple[Tensor, Tensor, Carry]:

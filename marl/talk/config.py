@@ -1,4 +1,4 @@
-"""The hyper-parameters that all teams of talking action values share."""
+"""The hyper-parameters that teams of talking action values share."""
 
 from __future__ import annotations
 
@@ -16,31 +16,18 @@ from marl.value import Monotonic, Sum, ValueConfig
 
 @dataclass(kw_only=True)
 class TalkConfig(ValueConfig):
-    """Source, unless said otherwise: TMC's released code (commit 63bcca5). A message has A entries."""
+    """How values are mixed, and whether the dead talk."""
 
     mixer: Literal["qmix", "vdn"] = "qmix"  # TMC's paper: qmix on SMAC, vdn elsewhere
     embed: int = 32  # features of QMIX's mixing layer, >= 1
     hyper_hidden: int = 64  # features of the hidden layer of QMIX's hypernetworks, >= 1; as agent=qmix
-
-    # recurrent: Linear, ELU, GRU, whose state is the message. mlp: Linear, ELU, Linear (TMC's paper, VBC).
-    encoder: Literal["recurrent", "mlp"] = "recurrent"
-    encoder_hidden: int = 196  # features between the layers of encoder=mlp, >= 1; VBC's code
-    # mean: messages that did not come count as 0, the divisor is N - 1; sum: TMC's paper
-    combine: Literal["mean", "sum"] = "mean"
-    dead_talk: bool = True  # agents that cannot act go on to send; False: what they say is not even wanted
+    dead_talk: bool = True  # agents that cannot act go on to send, as in TMC's released code
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("embed", "hyper_hidden", "encoder_hidden"):
+        for name in ("embed", "hyper_hidden"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
-        for name, known in (
-            ("mixer", ("qmix", "vdn")),
-            ("encoder", ("recurrent", "mlp")),
-            ("combine", ("mean", "sum")),
-        ):
-            value = getattr(self, name)
-            require(value in known, name, value, f"give one of {', '.join(known)}")
-        require(self.share, "share", self.share, "give true: teams that talk share one network")
+        require(self.mixer in ("qmix", "vdn"), "mixer", self.mixer, "give qmix or vdn")
 
     def make_mixer(self, spec: EnvSpec) -> Callable[[torch.Generator], nn.Module]:
         """Makes the mixer from a generator of initial weights."""
@@ -52,3 +39,22 @@ class TalkConfig(ValueConfig):
             return Monotonic(spec, **sizes, generator=generator)
 
         return make
+
+
+@dataclass(kw_only=True)
+class MessageConfig(TalkConfig):
+    """Messages that are added to values. Source, unless said otherwise: TMC's released code (63bcca5)."""
+
+    # recurrent: Linear, ELU, GRU, whose state is the message. mlp: Linear, ELU, Linear (TMC's paper, VBC).
+    encoder: Literal["recurrent", "mlp"] = "recurrent"
+    encoder_hidden: int = 196  # features between the layers of encoder=mlp, >= 1; VBC's code
+    # mean: messages that did not come count as 0, the divisor is N - 1; sum: TMC's paper
+    combine: Literal["mean", "sum"] = "mean"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        fix = "give an integer >= 1"
+        require(self.encoder_hidden >= 1, "encoder_hidden", self.encoder_hidden, fix)
+        require(self.encoder in ("recurrent", "mlp"), "encoder", self.encoder, "give recurrent or mlp")
+        require(self.combine in ("mean", "sum"), "combine", self.combine, "give mean or sum")
+        require(self.share, "share", self.share, "give true: agents that add messages share one network")

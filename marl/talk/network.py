@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from marl.nets import GRU, linear
-from marl.talk.config import TalkConfig
+from marl.talk.config import MessageConfig
 from marl.types import EnvSpec
 from marl.value import RecurrentQ
 
@@ -69,7 +69,7 @@ class TalkingQ(RecurrentQ):
         generator: source of the initial weights.
     """
 
-    def __init__(self, spec: EnvSpec, config: TalkConfig, generator: torch.Generator) -> None:
+    def __init__(self, spec: EnvSpec, config: MessageConfig, generator: torch.Generator) -> None:
         super().__init__(spec, config, generator)
         H, A = config.hidden, spec.n_actions
         self.divisor = max(spec.n_agents - 1, 1) if config.combine == "mean" else 1

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from marl.channel import PerfectLink
 from marl.rng import Rng, Stream
-from marl.talk.config import TalkConfig
+from marl.talk.config import MessageConfig
 from marl.talk.network import TalkingQ
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value import Look, Networks, QTeam
@@ -39,6 +39,18 @@ class Said(NamedTuple):
     ts: TimeStep
 
 
+def all_to_all(alive: Tensor, *, dead_talk: bool) -> Tensor:
+    """Everybody's messages to the others, bool (..., receiver, sender).
+
+    Args:
+        alive: bool (..., N).
+        dead_talk: the dead talk, too.
+    """
+    N = alive.shape[-1]
+    others_NN = ~torch.eye(N, dtype=torch.bool, device=alive.device)
+    return others_NN.expand(*alive.shape, N) if dead_talk else others_NN & alive[..., None, :]
+
+
 class TalkingTeam(QTeam):
     """All-to-all messages (the AC of TMC's paper); methods replace the protocol and add losses.
 
@@ -49,12 +61,11 @@ class TalkingTeam(QTeam):
         device: where networks live and batches arrive.
     """
 
-    config: TalkConfig
+    config: MessageConfig
 
-    def __init__(self, spec: EnvSpec, config: TalkConfig, *, rng: Rng, device: torch.device) -> None:
+    def __init__(self, spec: EnvSpec, config: MessageConfig, *, rng: Rng, device: torch.device) -> None:
         N = spec.n_agents
         self.extras_spec = {"delivered": FieldSpec(shape=(N, N), dtype=torch.bool)}
-        self._others_NN = ~torch.eye(N, dtype=torch.bool, device=device)
         super().__init__(spec, config, config.make_mixer(spec), rng=rng, device=device)
 
     def _make_agents(self, generator: torch.Generator) -> nn.Module:
@@ -102,9 +113,7 @@ class TalkingTeam(QTeam):
 
     def _wanted(self, alive: Tensor) -> Tensor:
         """Who would talk to whom, bool (..., receiver, sender). Args: alive: bool (..., N)."""
-        if self.config.dead_talk:
-            return self._others_NN.expand(*alive.shape, alive.shape[-1])
-        return self._others_NN & alive[..., None, :]
+        return all_to_all(alive, dead_talk=self.config.dead_talk)
 
     def _talk_to_all(self, said: Said, carry: Carry, link: Link) -> tuple[Tensor, Tensor, Carry]:
         """Everybody sends: Q_glb, what arrived, and the carry."""

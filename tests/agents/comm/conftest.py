@@ -117,3 +117,25 @@ def make_rollout(make_batch):
         return batch
 
     return make
+
+
+@pytest.fixture
+def make_talk(make_batch):
+    """A batch of the memory with what talking teams store: half of the messages arrived."""
+
+    def make(spec, *, seed=0, **shape):
+        batch = make_batch(spec, seed=seed, **shape)
+        g, N = torch.Generator().manual_seed(seed + 7), spec.n_agents
+        B, T = batch.filled_BT.shape
+        filled_BT1 = batch.filled_BT[..., None]
+        scheduled = torch.randint(N, (B, T, 1), generator=g) == torch.arange(N)
+        arrived = (torch.rand(B, T, N, N, generator=g) < 0.5) & ~torch.eye(N).bool()
+        batch.extras = {
+            "delivered": arrived & filled_BT1[..., None],
+            "scheduled": scheduled & filled_BT1,
+            "weight": torch.rand(B, T, N, generator=g) * filled_BT1,
+            "average": torch.rand(B, T, N, generator=g) * filled_BT1,
+        }
+        return batch
+
+    return make
