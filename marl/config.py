@@ -24,8 +24,7 @@ from typing import Any, Literal, Union
 from marl.errors import FieldError, MarlError, UnknownSettingError, require
 
 _COMPONENTS = ("env", "agent", "loop")  # fields of RunConfig whose class the config names itself
-_CHANNELS = ("channel", "train_channel")
-_OPTIONAL = ("logger", *_CHANNELS)  # such fields that may be None
+_OPTIONAL = ("logger", "channel", "train_channel")  # such fields that may be None
 _NOT_IDENTITY = (
     "run_id",
     "runs_dir",
@@ -314,8 +313,9 @@ class RunConfig:
     evaluation: Evaluation = field(default_factory=Evaluation)
     checkpoint: Checkpoint = field(default_factory=Checkpoint)
     logger: Any = None  # a Config of marl.loggers; None writes JSONL only
-    channel: Any = None  # a Config of marl.channel: the link in evaluation; None loses nothing
-    train_channel: Any = None  # the link in training, likewise
+    # Configs of marl.channel: the link in evaluation, and in training; None loses nothing
+    channel: Any = field(default=None, metadata=QUIET)
+    train_channel: Any = field(default=None, metadata=QUIET)
     trust: tuple[str, ...] = ()  # packages besides marl that `_target_` may name
     video: bool = True  # a GIF of the learned team at the end
 
@@ -354,8 +354,6 @@ class RunConfig:
     def hash(self) -> str:
         """Hex digest of all that shapes the run's numbers, its seed and its place on disk left out."""
         data = {k: v for k, v in self.to_dict().items() if k not in _NOT_IDENTITY}
-        # Younger than the first published runs, whose ids must not change: absent where they are None.
-        data = {k: v for k, v in data.items() if k not in _CHANNELS or v is not None}
         return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()
 
     def default_run_id(self) -> str:

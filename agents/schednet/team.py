@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from marl.agents.schednet.config import Config
 from marl.agents.schednet.network import Critic, SchedQ, WeightGenerator, schedule_of
 from marl.channel import PerfectLink
+from marl.errors import MarlError
 from marl.nets import FlatParameters, Optimiser, load_tensors, tensors_of, undone_if_not_finite
 from marl.returns import nstep_returns
 from marl.rng import Rng, Stream
-from marl.talk.team import all_to_all
+from marl.sparse.export.policy import Policy
+from marl.talk.team import NO_EXPORT, all_to_all
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value import Look, Networks, QTeam, td_loss
 from marl.value.explore import epsilon_greedy
@@ -126,6 +128,10 @@ class SchedNet(QTeam):
     def _wanted(scheduled: Tensor) -> Tensor:
         """Messages of the scheduled to all others, bool (..., receiver, sender)."""
         return all_to_all(scheduled, dead_talk=False)
+
+    def export(self) -> Policy:
+        """Refused: a policy of one network has no link to talk over."""
+        raise MarlError(NO_EXPORT)
 
     # Learning
 

@@ -23,12 +23,16 @@ import torch
 from torch import Tensor, nn
 
 from marl.channel import PerfectLink
+from marl.errors import MarlError
 from marl.rng import Rng, Stream
+from marl.sparse.export.policy import Policy
 from marl.talk.config import MessageConfig
 from marl.talk.network import TalkingQ
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value import Look, Networks, QTeam
 from marl.value.explore import epsilon_greedy
+
+NO_EXPORT = "a team that talks by a protocol cannot be exported: give the run of a team that does not"
 
 
 class Said(NamedTuple):
@@ -123,6 +127,10 @@ class TalkingTeam(QTeam):
     def _protocol(self, said: Said, carry: Carry, link: Link) -> tuple[Tensor, Tensor, Carry]:
         """Who talks in use; as `_talk_to_all`."""
         return self._talk_to_all(said, carry, link)
+
+    def export(self) -> Policy:
+        """Refused: a policy of one network has no link to talk over."""
+        raise MarlError(NO_EXPORT)
 
     # Learning
 

@@ -177,7 +177,9 @@ class QTeam:
         self.updates += 1
         if self.updates % self.config.target_every == 0:
             self._move_target(self.config.target_tau)
-        return self._metrics(batch, loss, norm, value_BTM, target_BTM)
+        parts = {name: value.detach() for name, (_, value) in own.items()}
+        parts |= {"td_loss": td.detach()} if own else {}
+        return self._metrics(batch, loss, norm, value_BTM, target_BTM) | parts
 
     def _metrics(
         self, batch: Batch, loss: Tensor, norm: Tensor, value_BTM: Tensor, target_BTM: Tensor
@@ -189,8 +191,6 @@ class QTeam:
             "grad_norm": norm,
             "value": torch.where(filled_BT1, value_BTM.detach(), 0.0).sum() / count,
             "target": torch.where(filled_BT1, target_BTM, 0.0).sum() / count,
-            **({"td_loss": td.detach()} if own else {}),
-            **{name: value.detach() for name, (_, value) in own.items()},
         }
         return metrics if self.pruner is None else metrics | self.pruner.metrics()
 
