@@ -7,12 +7,15 @@
 // in the cache too.
 //
 // Threads are torch's own (one OpenMP runtime per process). They take rows, each its own cache lines; where
-// rows are few they take panels and one thread permutes. A result depends on their number and nothing else.
+// rows are few they take panels. A result depends on their number and on nothing else.
 #include "grouped.hpp"
 
-#include <algorithm>
-#include <memory>
 #include <omp.h>
+
+#include <algorithm>
+#include <atomic>
+#include <functional>
+#include <memory>
 #include <utility>
 #if defined(__SSE2__)
 #include <immintrin.h>
@@ -40,8 +43,12 @@ constexpr int64_t kWidth = kVectors * kLanes;
 constexpr int64_t kChunk = 512;          // inputs of a chunk: 128 KiB of a panel. CHOICE
 constexpr int64_t kRowsOfBlock = 192;    // with a chunk: 384 KiB. CHOICE
 constexpr int64_t kBlockFloats = 65536;  // permuted rows of a block: 256 KiB on each side. CHOICE
-constexpr int64_t kCopy = 128;  // outputs of a group from which its rows are copied together first. CHOICE
+constexpr int64_t kCopy = 4;  // panels of a group from which its rows are copied together first. CHOICE
 
+constexpr int64_t kLight = 131072;  // floats of weights that stay in the second-level cache
+constexpr int64_t kManyRows = 256;  // from which threads take rows, each with all weights. CHOICE
+constexpr double kWorthAThread = 200000;  // cycles; waking a thread takes 100000 and more. CHOICE
+constexpr int kLastSteps = 32;            // pauses, about a microsecond. CHOICE
 constexpr int64_t kAhead = 64;  // floats of the next group that are prefetched in every row. CHOICE
 
 typedef std::unique_ptr<float[]> Floats;
@@ -204,7 +211,8 @@ void multiply(const Side& in, const Side& out, const int64_t* panel, int64_t gro
         const int64_t K = std::min(kChunk, m - k0);
         const float* A = x + r0 * ldx + in.start[g] + k0;
         int64_t lda = ldx;
-        if (n >= kCopy && count > most_rows(kVectors) && ldx % 256 == 0) {
+        const int64_t here = std::min(before, units.last) - std::max(unit0, units.first);
+        if (here >= kCopy && count > most_rows(kVectors) && ldx % 256 == 0) {
           // Rows a multiple of a KiB apart would share few lines of the cache.
           if (!copy) copy = floats(kRowsOfBlock * (kChunk + kLanes));
           lda = K + kLanes;
@@ -285,51 +293,87 @@ void forward_rows(const Plan& plan, int64_t rows, const float* x, const float* p
 // Cycles that one thread takes, roughly; the weights come from the second-level cache or from beyond it.
 inline double cycles(const Plan& plan, int64_t rows, int flags) {
   const double weights = static_cast<double>(plan.panel[plan.groups]);
-  const double moved = weights / (weights < 131072 ? 8.0 : 2.0);
-  const double permuted = (flags & marl::kGather ? plan.in.size : 0) + (flags & marl::kScatter ? plan.out.size : 0);
+  const double moved = weights / (weights < kLight ? 8.0 : 2.0);
+  const double permuted =
+      (flags & marl::kGather ? plan.in.size : 0) + (flags & marl::kScatter ? plan.out.size : 0);
   return std::max(rows * weights / kLanes, moved) + 0.6 * rows * permuted;
 }
-constexpr double kWorthAThread = 60000;  // waking one costs about 10 us. CHOICE
+
+inline void relax() {
+#if defined(__SSE2__)
+  _mm_pause();
+#endif
+}
+
+struct Phase {
+  int64_t pieces;
+  std::function<void(int64_t)> work;
+};
+
+// Torch's threads sleep between operations, and waking one takes as long as a small layer. So the caller begins
+// at once; every thread takes the pieces of its own share, which lie in its cache from the last call, then those
+// that others have left; and the caller spins for the last pieces instead of sleeping too. A phase begins when
+// the one before is done. Which thread takes a piece changes no result.
+void share(int threads, std::initializer_list<Phase> phases) {
+  std::unique_ptr<std::atomic<int64_t>[]> counts(new std::atomic<int64_t>[phases.size() * (threads + 1)]());
+#pragma omp parallel num_threads(threads)
+  {
+    const int self = omp_get_thread_num();
+    std::atomic<int64_t>*next = counts.get(), *done = next + threads;
+    for (const Phase& phase : phases) {
+      for (int t = 0; t < threads; ++t) {
+        const int of = (self + t) % threads;
+        const int64_t first = phase.pieces * of / threads, count = phase.pieces * (of + 1) / threads - first;
+        for (int64_t piece; (piece = next[of].fetch_add(1)) < count;) {
+          phase.work(first + piece);
+          done->fetch_add(1);
+        }
+      }
+      const bool wait = &phase + 1 != phases.end() || self == 0;
+      while (wait && done->load() < phase.pieces) relax();
+      next += threads + 1, done += threads + 1;
+    }
+    if (self == 0)
+      for (int i = 0; i < kLastSteps; ++i) relax();  // till the others are at the region's end
+  }
+}
+
+// Rows a piece has, a whole number of tiles.
+inline int64_t piece_rows(int64_t rows, int64_t pieces, int64_t least) {
+  return std::clamp<int64_t>(rows / pieces / 12 * 12, least, kRowsOfBlock);
+}
 
 void forward(const Plan& plan, int64_t rows, const float* x, const float* panels, int flags, float* y,
              int threads) {
   const int64_t units = panels_in(plan.out, plan.groups);
   if (threads > 1 && (cycles(plan, rows, flags) < kWorthAThread || omp_in_parallel())) threads = 1;
   if (threads == 1) return forward_rows(plan, rows, x, panels, flags, y, {0, units});
-  const bool light = plan.panel[plan.groups] <= 131072;
+  const bool light = plan.panel[plan.groups] < kLight;
   const int64_t I = plan.in.size, O = plan.out.size;
-  if (rows >= 64 * threads || (light && rows >= 8 * threads)) {
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-    for (int t = 0; t < threads; ++t) {
-      const int64_t first = rows * t / threads, last = rows * (t + 1) / threads;
-      forward_rows(plan, last - first, x + first * I, panels, flags, y + first * O, {0, units});
-    }
+  if (rows >= kManyRows || (light && rows >= kManyRows / 4)) {
+    const int64_t own = light ? piece_rows(rows, 8 * threads, 24) : piece_rows(rows, 2 * threads, 96);
+    share(threads, {{(rows + own - 1) / own, [&](int64_t piece) {
+                       const int64_t first = piece * own, count = std::min(own, rows - first);
+                       forward_rows(plan, count, x + first * I, panels, flags, y + first * O, {0, units});
+                     }}});
     return;
   }
+  // Few rows: panels are shared, and no two threads scatter into one line.
   const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter;
   Floats in = gather ? floats(rows * I) : nullptr, out = scatter ? floats(rows * O) : nullptr;
-  if (gather) permute(rows, I, x, plan.in.order, in.get());
-  const int inner = flags & marl::kRelu;
-  std::unique_ptr<int64_t[]> cut(new int64_t[threads + 1]);  // panels of nearly equal work for every thread
-  {
-    const double share = static_cast<double>(plan.panel[plan.groups]) / threads;
-    int64_t unit = 0, done = 0;
-    int t = 0;
-    cut[0] = 0;
-    for (int64_t g = 0; g < plan.groups; ++g) {
-      const int64_t m = plan.in.start[g + 1] - plan.in.start[g], n = plan.out.start[g + 1] - plan.out.start[g];
-      for (int64_t j = 0; j < n; j += kWidth, ++unit) {
-        const int64_t work = m * padded(std::min(kWidth, n - j));
-        while (t + 1 < threads && done + work / 2 >= share * (t + 1)) cut[++t] = unit;
-        done += work;
-      }
-    }
-    while (t < threads) cut[++t] = units;
-  }
-#pragma omp parallel for num_threads(threads) schedule(static, 1)
-  for (int t = 0; t < threads; ++t)
-    forward_rows(plan, rows, gather ? in.get() : x, panels, inner, scatter ? out.get() : y, {cut[t], cut[t + 1]});
-  if (scatter) permute(rows, O, out.get(), plan.out.place, y);
+  const int64_t fours = (rows + 3) / 4;
+  const auto permuted = [&](int64_t width, const float* from, const int32_t* index, float* to) {
+    return [=](int64_t piece) {
+      permute(std::min<int64_t>(4, rows - 4 * piece), width, from + 4 * piece * width, index, to + 4 * piece * width);
+    };
+  };
+  share(threads, {{gather ? fours : 0, permuted(I, x, plan.in.order, in.get())},
+                  {units,
+                   [&](int64_t unit) {
+                     forward_rows(plan, rows, gather ? in.get() : x, panels, flags & marl::kRelu,
+                                  scatter ? out.get() : y, {unit, unit + 1});
+                   }},
+                  {scatter ? fours : 0, permuted(O, out.get(), plan.out.place, y)}});
 }
 
 // Weights of a group, row-major n x m, as panels whose columns are the outputs: a transposition.
