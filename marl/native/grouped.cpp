@@ -87,54 +87,64 @@ struct Ends {
 // Few sums wait for each other: k is cut into so many series that 8 multiplications are under way.
 constexpr int splits(int sums) { return sums == 1 ? 8 : sums == 2 ? 4 : sums <= 4 ? 2 : 1; }
 
+// Calls f with the constants 0 to N - 1: sums that are indexed by constants alone stay in registers.
+template <int N, typename F>
+__attribute__((always_inline)) inline void each(const F& f) {
+  [&]<int... n>(std::integer_sequence<int, n...>) __attribute__((always_inline)) {
+    (f(std::integral_constant<int, n>{}), ...);
+  }(std::make_integer_sequence<int, N>{});
+}
+
 // C[i][j] = sum_k A[i * ai + k * ak] B[k * V kLanes + j].
 template <int R, int V>
 void tile(int64_t K, const float* A, int64_t ai, int64_t ak, const float* B, float* C, int64_t ldc,
           const Ends& ends) {
-  Vec sum[R][V];
+  Vec sum[R * V];
   const bool part = ends.last < kLanes;
   if (ends.add) {
-    for (int i = 0; i < R; ++i)
-      for (int v = 0; v < V; ++v) {
-        const float* from = C + i * ldc + v * kLanes;
-        sum[i][v] = v == V - 1 && part ? load_part(from, ends.last) : marl::load(from);
-      }
+    each<R * V>([&](auto s) __attribute__((always_inline)) {
+      const float* from = C + s / V * ldc + s % V * kLanes;
+      sum[s] = s % V == V - 1 && part ? load_part(from, ends.last) : marl::load(from);
+    });
+  } else if (ends.bias) {
+    each<R * V>([&](auto s) __attribute__((always_inline)) { sum[s] = marl::load(ends.bias + s % V * kLanes); });
   } else {
-    for (int v = 0; v < V; ++v) {
-      const Vec first = ends.bias ? marl::load(ends.bias + v * kLanes) : Vec{};
-      for (int i = 0; i < R; ++i) sum[i][v] = first;
-    }
+    each<R * V>([&](auto s) __attribute__((always_inline)) { sum[s] = Vec{}; });
   }
   int64_t k = 0;
   if constexpr (constexpr int S = splits(R * V); S > 1) {
-    Vec part_sum[S][R][V] = {};
+    Vec more[(S - 1) * R * V];
+    each<(S - 1) * R * V>([&](auto s) __attribute__((always_inline)) { more[s] = Vec{}; });
     for (; k + S <= K; k += S)
-      for (int s = 0; s < S; ++s)
-        for (int v = 0; v < V; ++v) {
-          const Vec b = marl::load(B + ((k + s) * V + v) * kLanes);
-          for (int i = 0; i < R; ++i) part_sum[s][i][v] += A[i * ai + (k + s) * ak] * b;
-        }
-    for (int s = 0; s < S; ++s)
-      for (int i = 0; i < R; ++i)
-        for (int v = 0; v < V; ++v) sum[i][v] += part_sum[s][i][v];
+      each<S * V>([&](auto at) __attribute__((always_inline)) {
+        constexpr int s = at / V, v = at % V;
+        const Vec b = marl::load(B + ((k + s) * V + v) * kLanes);
+        each<R>([&](auto i) __attribute__((always_inline)) {
+          Vec& to = s == 0 ? sum[i * V + v] : more[((s - 1) * R + i) * V + v];
+          to += A[i * ai + (k + s) * ak] * b;
+        });
+      });
+    each<(S - 1) * R * V>([&](auto s) __attribute__((always_inline)) { sum[s % (R * V)] += more[s]; });
   }
 #pragma GCC unroll 4
   for (; k < K; ++k) {
     Vec b[V];
-    for (int v = 0; v < V; ++v) b[v] = marl::load(B + (k * V + v) * kLanes);
-    for (int i = 0; i < R; ++i) {
+    each<V>([&](auto v) __attribute__((always_inline)) { b[v] = marl::load(B + (k * V + v) * kLanes); });
+    each<R>([&](auto i) __attribute__((always_inline)) {
       const float a = A[i * ai + k * ak];
-      for (int v = 0; v < V; ++v) sum[i][v] += a * b[v];
-    }
+      each<V>([&](auto v) __attribute__((always_inline)) { sum[i * V + v] += a * b[v]; });
+    });
   }
-  for (int i = 0; i < R; ++i)
-    for (int v = 0; v < V; ++v) {
-      float* to = C + i * ldc + v * kLanes;
-      Vec out = sum[i][v];
-      if (ends.relu) out = out < Vec{} ? Vec{} : out;  // written so that NaN stays NaN
-      if (v == V - 1 && part) store_part(to, out, ends.last);
-      else marl::store(to, out);
-    }
+  if (ends.relu)  // written so that NaN stays NaN
+    each<R * V>([&](auto s) __attribute__((always_inline)) { sum[s] = sum[s] < Vec{} ? Vec{} : sum[s]; });
+  if (part)
+    each<R * V>([&](auto s) __attribute__((always_inline)) {
+      float* to = C + s / V * ldc + s % V * kLanes;
+      if (s % V == V - 1) store_part(to, sum[s], ends.last);
+      else marl::store(to, sum[s]);
+    });
+  else
+    each<R * V>([&](auto s) __attribute__((always_inline)) { marl::store(C + s / V * ldc + s % V * kLanes, sum[s]); });
 }
 
 typedef void (*Tile)(int64_t, const float*, int64_t, int64_t, const float*, float*, int64_t, const Ends&);

@@ -23,7 +23,7 @@ from marl.errors import MarlError
 from marl.sparse.layout import Layout
 
 _FOLDER = Path(native.__file__).parent
-_KERNELS = ("-O3", "-std=c++17", "-fPIC", "-shared", "-pthread", "-fopenmp", *native.FAST[-3:])
+_KERNELS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread", "-fopenmp", *native.FAST[-3:])
 LEVELS = {  # torch's name of an instruction set: what the compiler may use
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
