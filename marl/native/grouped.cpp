@@ -21,6 +21,7 @@
 #include <immintrin.h>
 #endif
 
+#include "lanes.hpp"
 #include "tiles.hpp"
 
 namespace {
@@ -76,12 +77,13 @@ inline void store_part(float* p, Vec v, int lanes) {
 
 // What a tile does before and after its sums.
 struct Ends {
-  const float* bias;  // first value of every column, or null for zeros; not read if add
+  const float* bias;  // first value of every column, or of every row if `by_row`; null: zeros; not read if add
   bool add;           // sums begin with C
   bool relu;
   int last;     // lanes of the last vector that are columns
   int ahead_a;  // floats to prefetch behind each row of A
   int ahead_c;  // and of C
+  bool by_row = false;
 };
 
 // Few sums wait for each other: k is cut into so many series that 8 multiplications are under way.
@@ -106,6 +108,8 @@ void tile(int64_t K, const float* A, int64_t ai, int64_t ak, const float* B, flo
       const float* from = C + s / V * ldc + s % V * kLanes;
       sum[s] = s % V == V - 1 && part ? load_part(from, ends.last) : marl::load(from);
     });
+  } else if (ends.bias && ends.by_row) {
+    each<R * V>([&](auto s) __attribute__((always_inline)) { sum[s] = marl::splat(ends.bias[s / V]); });
   } else if (ends.bias) {
     each<R * V>([&](auto s) __attribute__((always_inline)) { sum[s] = marl::load(ends.bias + s % V * kLanes); });
   } else {
@@ -170,7 +174,7 @@ inline Tile tile_of(int vectors, int rows) {
 
 // C (M, width) from A and one panel, in tiles of nearly equal height.
 inline void strip(int64_t M, int64_t K, const float* A, int64_t ai, int64_t ak, const float* B, float* C,
-                  int64_t ldc, int vectors, const Ends& ends) {
+                  int64_t ldc, int vectors, Ends ends) {
   const int64_t most = most_rows(vectors), tiles = (M + most - 1) / most;
   const int64_t low = M / tiles, extra = M % tiles;
   const Tile few = tile_of(vectors, static_cast<int>(low));
@@ -184,6 +188,7 @@ inline void strip(int64_t M, int64_t K, const float* A, int64_t ai, int64_t ak, 
     }
     (t < extra ? more : few)(K, A, ai, ak, B, C, ldc, ends);
     A += height * ai, C += height * ldc;
+    if (ends.by_row) ends.bias += height;
   }
 }
 
@@ -278,6 +283,58 @@ inline int64_t block_rows(int64_t width) {
   return std::clamp<int64_t>(kBlockFloats / std::max<int64_t>(width, 1) / 12 * 12, 12, kRowsOfBlock);
 }
 
+// Blocks of kTurned rows with the features as rows, so that a permutation moves whole vectors: what permuted small
+// groups are worth. The panels serve as they are, with the roles of the two factors exchanged.
+constexpr int kTurnedVectors = 2;
+constexpr int64_t kTurned = kTurnedVectors * kLanes;  // rows of such a block. CHOICE
+constexpr int64_t kSmall = 48;  // most inputs and outputs of a group on average. CHOICE
+
+// to[place[f]][r] = from[r][f] for kTurned rows.
+void turn_in(int64_t width, const float* from, const int32_t* place, float* to) {
+  Vec square[kLanes], turned[kLanes];
+  int64_t f = 0;
+  for (; f + kLanes <= width; f += kLanes)
+    for (int64_t r = 0; r < kTurned; r += kLanes) {
+      for (int l = 0; l < kLanes; ++l) square[l] = marl::load(from + (r + l) * width + f);
+      marl::transpose(square, turned);
+      for (int l = 0; l < kLanes; ++l) marl::store(to + place[f + l] * kTurned + r, turned[l]);
+    }
+  for (; f < width; ++f)
+    for (int64_t r = 0; r < kTurned; ++r) to[place[f] * kTurned + r] = from[r * width + f];
+}
+
+// to[r][f] = from[place[f]][r] for kTurned rows.
+void turn_out(int64_t width, const float* from, const int32_t* place, float* to) {
+  Vec square[kLanes], turned[kLanes];
+  int64_t f = 0;
+  for (; f + kLanes <= width; f += kLanes)
+    for (int64_t r = 0; r < kTurned; r += kLanes) {
+      for (int l = 0; l < kLanes; ++l) square[l] = marl::load(from + place[f + l] * kTurned + r);
+      marl::transpose(square, turned);
+      for (int l = 0; l < kLanes; ++l) marl::store(to + (r + l) * width + f, turned[l]);
+    }
+  for (; f < width; ++f)
+    for (int64_t r = 0; r < kTurned; ++r) to[r * width + f] = from[place[f] * kTurned + r];
+}
+
+// y and x with features as rows, kTurned columns. Meanwhile the next rows of x come in, and the lines of y.
+void multiply_turned(const Plan& plan, const float* x, const float* panels, const float* bias, bool relu, float* y,
+                     const float* next_x, const float* next_y) {
+  for (int64_t g = 0; g < plan.groups; ++g) {
+    for (int64_t k = plan.in.start[g] * kTurned; next_x && k < plan.in.start[g + 1] * kTurned; k += 16)
+      __builtin_prefetch(next_x + k);
+    for (int64_t k = plan.out.start[g] * kTurned; k < plan.out.start[g + 1] * kTurned; k += 16)
+      __builtin_prefetch(next_y + k, 1);
+    const int64_t i0 = plan.in.start[g], m = plan.in.start[g + 1] - i0;
+    const int64_t o0 = plan.out.start[g], n = plan.out.start[g + 1] - o0;
+    panels_of(n, [&](int64_t j, int vectors, int) {
+      const Ends ends{bias + plan.out.edge[g] + j, false, relu, kLanes, 0, 0, true};
+      strip(std::min(kWidth, n - j), m, panels + plan.panel[g] + j * m, 1, vectors * kLanes, x + i0 * kTurned,
+            y + (o0 + j) * kTurned, kTurned, kTurnedVectors, ends);
+    });
+  }
+}
+
 void forward_rows(const Plan& plan, int64_t rows, const float* x, const float* panels, int flags, float* y,
                   Range units) {
   const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter, relu = flags & marl::kRelu;
@@ -285,12 +342,21 @@ void forward_rows(const Plan& plan, int64_t rows, const float* x, const float* p
   const float* bias = panels + plan.panel[plan.groups];
   if (!gather && !scatter)
     return multiply(plan.in, plan.out, plan.panel, plan.groups, rows, x, I, panels, bias, relu, y, O, units);
-  const int64_t most = std::min(rows, block_rows(std::max(I, O)));
+  const bool small = gather && scatter && rows >= kTurned && plan.nnz <= kSmall * std::min(I, O);
+  const int64_t most = small ? kTurned : std::min(rows, block_rows(std::max(I, O)));
   thread_local Floats scratch;
   thread_local int64_t room = 0;
   if (room < most * (I + O)) scratch = floats(room = most * (I + O));
   float *in = scratch.get(), *out = in + most * I;
-  for (int64_t r0 = 0; r0 < rows; r0 += most) {
+  int64_t begin = 0;
+  if (small)
+    for (; begin + kTurned <= rows; begin += kTurned) {
+      turn_in(I, x + begin * I, plan.in.place, in);
+      const float* next_x = begin + 2 * kTurned <= rows ? x + (begin + kTurned) * I : nullptr;
+      multiply_turned(plan, in, panels, bias, relu, out, next_x, y + begin * O);
+      turn_out(O, out, plan.out.place, y + begin * O);
+    }
+  for (int64_t r0 = begin; r0 < rows; r0 += most) {
     const int64_t count = std::min(most, rows - r0);
     if (gather) permute(count, I, x + r0 * I, plan.in.order, in);
     float* to = scatter ? out : y + r0 * O;
@@ -348,20 +414,19 @@ void share(int threads, std::initializer_list<Phase> phases) {
   }
 }
 
-// Rows a piece has, a whole number of tiles.
-inline int64_t piece_rows(int64_t rows, int64_t pieces, int64_t least) {
-  return std::clamp<int64_t>(rows / pieces / 12 * 12, least, kRowsOfBlock);
-}
-
 void forward(const Plan& plan, int64_t rows, const float* x, const float* panels, int flags, float* y,
              int threads) {
   const int64_t units = panels_in(plan.out, plan.groups);
   if (threads > 1 && (cycles(plan, rows, flags) < kWorthAThread || omp_in_parallel())) threads = 1;
   if (threads == 1) return forward_rows(plan, rows, x, panels, flags, y, {0, units});
-  const bool light = plan.panel[plan.groups] < kLight;
+  const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter;
   const int64_t I = plan.in.size, O = plan.out.size;
-  if (rows >= kManyRows || (light && rows >= kManyRows / 4)) {
-    const int64_t own = light ? piece_rows(rows, 8 * threads, 24) : piece_rows(rows, 2 * threads, 96);
+  // Every piece of rows reads all weights: small pieces where those stay in the cache. Permuted columns that one
+  // thread writes and another reads cost more than that.
+  const bool light = plan.panel[plan.groups] < kLight;
+  const int64_t least = light ? 24 : gather || scatter ? 48 : 96;
+  if (rows >= kManyRows || (rows >= least * threads && (light || gather || scatter))) {
+    const int64_t own = std::clamp<int64_t>(rows / ((light ? 8 : 2) * threads) / 12 * 12, least, kRowsOfBlock);
     share(threads, {{(rows + own - 1) / own, [&](int64_t piece) {
                        const int64_t first = piece * own, count = std::min(own, rows - first);
                        forward_rows(plan, count, x + first * I, panels, flags, y + first * O, {0, units});
@@ -369,7 +434,6 @@ void forward(const Plan& plan, int64_t rows, const float* x, const float* panels
     return;
   }
   // Few rows: panels are shared, and no two threads scatter into one line.
-  const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter;
   Floats in = gather ? floats(rows * I) : nullptr, out = scatter ? floats(rows * O) : nullptr;
   const int64_t fours = (rows + 3) / 4;
   const auto permuted = [&](int64_t width, const float* from, const int32_t* index, float* to) {
