@@ -40,8 +40,8 @@ BATCHES = (1, 8, 32, 128, 512, 4096)
 GROUPS = (2, 4, 8, 16, 32)
 THREADS = (1, 2)
 TRAIN_SIZES = ("512x512", "1024x1024", "2048x2048", "4096x4096")
-TRAIN_BATCHES = (32, 128, 512)
-SLOWEST_TRAINING = 4096 * 4096 * 128  # multiplications of one dense forward: larger cells are left out
+TRAIN_BATCHES = (128, 512, 4096)
+SLOWEST_TRAINING = 4096 * 4096 * 512  # multiplications of one dense forward: larger cells are left out
 PEERS = (  # size, batch, G, whether torch.compile is tried: inductor takes many seconds for each
     ("128x128", 1, 16, True),
     ("128x512", 1, 16, False),
@@ -59,17 +59,20 @@ PEERS = (  # size, batch, G, whether torch.compile is tried: inductor takes many
 TABLES = (*(f"g{groups}" for groups in GROUPS), "train", "peers")
 LEAST, MOST = 5, 25  # turns of each side
 TURN, CELL = 0.003, 0.3  # seconds: at least so long a turn, at most so long a cell beyond its LEAST turns
+SLOW = 0.1  # seconds of a call that is its own warm-up
 
 
 def measure(runs: Mapping[str, Callable[[], object]], about: Mapping[str, object], least: int) -> list[Row]:
     """Take turns. Slow sides get `least` turns of one call; fast ones more turns of many calls."""
     calls: dict[str, int] = {}
     for name, run in runs.items():
-        run()  # packs, chooses a backend, warms up
-        start = time.perf_counter()
-        run()
-        run()
-        calls[name] = max(1, math.ceil(2 * TURN / max(time.perf_counter() - start, 1e-7)))
+        for _ in range(3):  # packs, chooses a backend, warms up; the last one counts
+            start = time.perf_counter()
+            run()
+            spent = time.perf_counter() - start
+            if spent > SLOW:
+                break
+        calls[name] = max(1, math.ceil(TURN / max(spent, 1e-7)))
     rows: list[Row] = []
     begin = time.perf_counter()
     for repetition in range(MOST):

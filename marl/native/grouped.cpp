@@ -450,32 +450,44 @@ void forward(const Plan& plan, int64_t rows, const float* x, const float* panels
                   {scatter ? fours : 0, permuted(O, out.get(), plan.out.place, y)}});
 }
 
-// Weights of a group, row-major n x m, as panels whose columns are the outputs: a transposition.
+// Weights of a group, row-major n x m, as panels whose columns are the outputs: a transposition by squares.
 void pack_turned(int64_t m, int64_t n, const float* from, float* to) {
+  Vec square[kLanes], turned[kLanes];
   panels_of(n, [&](int64_t j, int vectors, int) {
-    const int64_t width = vectors * kLanes, used = std::min(width, n - j);
+    const int64_t width = vectors * kLanes;
     float* panel = to + j * m;
-    for (int64_t k0 = 0; k0 < m; k0 += 16)
-      for (int64_t o = 0; o < width; ++o) {
-        const int64_t last = std::min<int64_t>(k0 + 16, m);
-        const float* row = from + (j + o) * m;
-        if (o < used)
-          for (int64_t k = k0; k < last; ++k) panel[k * width + o] = row[k];
-        else
-          for (int64_t k = k0; k < last; ++k) panel[k * width + o] = 0.0f;
+    for (int64_t o = 0; o < width; o += kLanes) {
+      const float* rows = from + (j + o) * m;
+      const int64_t used = std::min<int64_t>(kLanes, n - j - o);
+      int64_t k = 0;
+      for (; k + kLanes <= m; k += kLanes) {
+        for (int64_t l = 0; l < kLanes; ++l) square[l] = l < used ? marl::load(rows + l * m + k) : Vec{};
+        marl::transpose(square, turned);
+        for (int64_t l = 0; l < kLanes; ++l) marl::store(panel + (k + l) * width + o, turned[l]);
       }
+      for (; k < m; ++k)
+        for (int64_t l = 0; l < kLanes; ++l) panel[k * width + o + l] = l < used ? rows[l * m + k] : 0.0f;
+    }
   });
 }
 
-// The same with the inputs as columns: copies of parts of rows.
-void pack_straight(int64_t m, int64_t n, const float* from, float* to) {
-  panels_of(m, [&](int64_t j, int vectors, int) {
-    const int64_t width = vectors * kLanes, used = std::min(width, m - j);
-    float* panel = to + j * n;
-    for (int64_t o = 0; o < n; ++o, panel += width) {
-      std::memcpy(panel, from + o * m + j, used * sizeof(float));
-      if (used < width) std::memset(panel + used, 0, (width - used) * sizeof(float));
-    }
+// Rows of `from`, ld apart, as panels: row after row of up to kWidth columns, padded with zeros.
+template <int V>
+void pack_panel(int64_t rows, const float* from, int64_t ld, int last, float* to) {
+  for (int64_t r = 0; r < rows; ++r, from += ld, to += V * kLanes) {
+    for (int v = 0; v + 1 < V; ++v) marl::store(to + v * kLanes, marl::load(from + v * kLanes));
+    const float* end = from + (V - 1) * kLanes;
+    marl::store(to + (V - 1) * kLanes, last == kLanes ? marl::load(end) : load_part(end, last));
+  }
+}
+
+void pack_rows(int64_t rows, const float* from, int64_t ld, int64_t n, float* to) {
+  panels_of(n, [&](int64_t j, int vectors, int last) {
+    const auto one = vectors == 1   ? pack_panel<1>
+                     : vectors == 2 ? pack_panel<2>
+                     : vectors == 3 ? pack_panel<3>
+                                    : pack_panel<4>;
+    one(rows, from + j, ld, last, to + j * rows);
   });
 }
 
@@ -487,18 +499,6 @@ void pack(const Plan& plan, const float* packed, const float* bias, float* panel
     for (int64_t j = 0; j < plan.out.edge[g + 1] - plan.out.edge[g]; ++j)
       edge[plan.out.edge[g] + j] = bias && j < n ? bias[plan.out.order[plan.out.start[g] + j]] : 0.0f;
   }
-}
-
-// Rows of group-major x, one group, as panels: row after row of up to kWidth columns, padded with zeros.
-void pack_rows(int64_t rows, const float* from, int64_t ld, int64_t n, float* to) {
-  panels_of(n, [&](int64_t j, int vectors, int) {
-    const int64_t width = vectors * kLanes, used = std::min(width, n - j);
-    float* panel = to + j * rows;
-    for (int64_t r = 0; r < rows; ++r, panel += width) {
-      std::memcpy(panel, from + r * ld + j, used * sizeof(float));
-      if (used < width) std::memset(panel + used, 0, (width - used) * sizeof(float));
-    }
-  });
 }
 
 // dW of some rows, added to what is there if `add`; d and s are group-major.
@@ -526,7 +526,8 @@ void backward_rows(const Plan& plan, int64_t rows, const float* x, const float* 
                    const float* dy, int flags, const Gradients& to) {
   const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter, relu = flags & marl::kRelu;
   const int64_t I = plan.in.size, O = plan.out.size, G = plan.groups;
-  const int64_t most = std::max<int64_t>(1, std::min(rows, block_rows(std::max(I, O))));
+  // Permuted rows lie beyond the second-level cache here: few rows a block would cost dW's sums more.
+  const int64_t most = std::max<int64_t>(1, std::min(rows, gather || scatter ? kRowsOfBlock / 2 : kRowsOfBlock));
   const int64_t wide = std::max(plan.in.edge[G], plan.out.edge[G]);
   Floats scratch = floats(most * (2 * O + 2 * I + 2 * wide));
   float *d = scratch.get(), *turned = d + most * O, *s = turned + most * O, *dx = s + most * I;
@@ -565,8 +566,9 @@ void gradients(const Plan& plan, int64_t rows, const float* x, const float* pack
   Floats back = to.dx ? floats(plan.panel_back[G]) : nullptr;  // of the weights, dy to dx
   if (to.dx)
     for (int64_t g = 0; g < G; ++g)
-      pack_straight(plan.in.start[g + 1] - plan.in.start[g], plan.out.start[g + 1] - plan.out.start[g],
-                    packed + plan.block[g], back.get() + plan.panel_back[g]);
+      pack_rows(plan.out.start[g + 1] - plan.out.start[g], packed + plan.block[g],
+                plan.in.start[g + 1] - plan.in.start[g], plan.in.start[g + 1] - plan.in.start[g],
+                back.get() + plan.panel_back[g]);
   if (threads > 1 && (2 * cycles(plan, rows, flags) < kWorthAThread || rows < 2 * threads || omp_in_parallel()))
     threads = 1;
   if (threads == 1) return backward_rows(plan, rows, x, back.get(), y, dy, flags, to);
