@@ -192,6 +192,30 @@ def improvement_interval(
     return _estimate(improvement(x_RM, y_SM), np.concatenate(drawn), confidence, runs)
 
 
+def difference_interval(
+    values: ArrayLike,
+    other: ArrayLike,
+    statistic: Statistic = iqm,
+    *,
+    rng: np.random.Generator,
+    resamples: int = RESAMPLES,
+    confidence: float = CONFIDENCE,
+) -> Estimate:
+    """A statistic of `values` minus that of `other`, both (R,) or (R, M), with its interval.
+
+    Both sides are resampled independently. `runs` is the smaller number of runs; with one run on
+    either side there is no interval. Raises what `interval` does.
+    """
+    x_RM, y_SM = scores(values), scores(other)
+    _check(resamples, confidence)
+    value, runs = statistic(x_RM) - statistic(y_SM), min(x_RM.shape[-2], y_SM.shape[-2])
+    if runs == 1:
+        return Estimate(value=value, low=None, high=None, runs=1)
+    counts = _chunks(resamples, max(x_RM.size, y_SM.size))
+    drawn = [statistic(resample(x_RM, n, rng)) - statistic(resample(y_SM, n, rng)) for n in counts]
+    return _estimate(value, np.concatenate(drawn), confidence, runs)
+
+
 def profile_interval(values: ArrayLike, tau_K: ArrayLike, **options: Any) -> Estimate:
     """`profile` at the thresholds tau_K with pointwise intervals; options as for `interval`."""
     thresholds = np.asarray(tau_K, dtype=np.float64)

@@ -189,3 +189,19 @@ def test_bad_arguments_are_refused() -> None:
         stats.interval([0.1, 0.2], rng=rng(), confidence=95)
     with pytest.raises(MarlError, match="same tasks"):
         stats.improvement_interval(np.zeros((2, 2)), np.zeros((2, 3)), rng=rng())
+
+
+def test_a_difference_is_that_of_the_statistics_and_its_interval_covers_it():
+    x, y = np.array([0.8, 0.9, 0.85, 0.95, 0.7]), np.array([0.5, 0.6, 0.4, 0.55, 0.45])
+    found = stats.difference_interval(x, y, rng=np.random.default_rng(0))
+    value, low, high = found.numbers()
+    assert value == pytest.approx(0.85 - 0.5)  # the middle three of five
+    assert low is not None
+    assert high is not None
+    assert 0.15 < low < value < high < 0.55
+    assert found.runs == 5
+    # All pairs of equal resamples of constant sides differ by the same.
+    flat = stats.difference_interval(np.full(4, 0.75), np.full(6, 0.25), rng=np.random.default_rng(0))
+    assert flat.numbers() == (0.5, 0.5, 0.5)
+    assert flat.runs == 4
+    assert stats.difference_interval([1.0], y, rng=np.random.default_rng(0)).numbers()[1:] == (None, None)
