@@ -189,10 +189,19 @@ def draw(runs: Sequence[Run], path: Path) -> None:
         middle = [value for value, _, _ in shown.values()]
         below = [value - (value if low is None else low) for value, low, _ in shown.values()]
         above = [(value if high is None else high) - value for value, _, high in shown.values()]
-        style = {"color": plots.COLOURS[0], "marker": plots.MARKERS[0], "capsize": 3, "label": "ours"}
+        style: dict[str, Any] = {
+            "color": plots.COLOURS[0],
+            "marker": plots.MARKERS[0],
+            "capsize": 3,
+            "label": "ours",
+        }
         ax.errorbar(places, middle, yerr=(below, above), **style)
         paper = [p / 100 for p in PAPER[agents]]
-        rest = {"color": plots.COLOURS[1], "marker": plots.MARKERS[1], "linestyle": plots.DASHES[1]}
+        rest: dict[str, Any] = {
+            "color": plots.COLOURS[1],
+            "marker": plots.MARKERS[1],
+            "linestyle": plots.DASHES[1],
+        }
         ax.plot(range(len(GROUPS)), paper, label="paper (another setting)", **rest)
         ax.set_xticks(range(len(GROUPS)), [str(g) for g in GROUPS])
         ax.set_ylim(-0.03, 1.03)
