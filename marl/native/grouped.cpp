@@ -287,9 +287,11 @@ inline int64_t block_rows(int64_t width) {
 // groups are worth. The panels serve as they are, with the roles of the two factors exchanged.
 constexpr int kTurnedVectors = 2;
 constexpr int64_t kTurned = kTurnedVectors * kLanes;  // rows of such a block. CHOICE
-constexpr int64_t kSmall = 48;  // most inputs and outputs of a group on average. CHOICE
+// Inputs and outputs of a group, on average, up to which such blocks serve, by the number of sides that are
+// permuted; groups narrower than a vector waste the panels' lanes otherwise. CHOICE
+constexpr int64_t kSmall[] = {10, 24, 48};
 
-// to[place[f]][r] = from[r][f] for kTurned rows.
+// to[place[f]][r] = from[r][f] for kTurned rows; without places in the same order.
 void turn_in(int64_t width, const float* from, const int32_t* place, float* to) {
   Vec square[kLanes], turned[kLanes];
   int64_t f = 0;
@@ -297,24 +299,24 @@ void turn_in(int64_t width, const float* from, const int32_t* place, float* to) 
     for (int64_t r = 0; r < kTurned; r += kLanes) {
       for (int l = 0; l < kLanes; ++l) square[l] = marl::load(from + (r + l) * width + f);
       marl::transpose(square, turned);
-      for (int l = 0; l < kLanes; ++l) marl::store(to + place[f + l] * kTurned + r, turned[l]);
+      for (int l = 0; l < kLanes; ++l) marl::store(to + (place ? place[f + l] : f + l) * kTurned + r, turned[l]);
     }
   for (; f < width; ++f)
-    for (int64_t r = 0; r < kTurned; ++r) to[place[f] * kTurned + r] = from[r * width + f];
+    for (int64_t r = 0; r < kTurned; ++r) to[(place ? place[f] : f) * kTurned + r] = from[r * width + f];
 }
 
-// to[r][f] = from[place[f]][r] for kTurned rows.
+// to[r][f] = from[place[f]][r] for kTurned rows; without places in the same order.
 void turn_out(int64_t width, const float* from, const int32_t* place, float* to) {
   Vec square[kLanes], turned[kLanes];
   int64_t f = 0;
   for (; f + kLanes <= width; f += kLanes)
     for (int64_t r = 0; r < kTurned; r += kLanes) {
-      for (int l = 0; l < kLanes; ++l) square[l] = marl::load(from + place[f + l] * kTurned + r);
+      for (int l = 0; l < kLanes; ++l) square[l] = marl::load(from + (place ? place[f + l] : f + l) * kTurned + r);
       marl::transpose(square, turned);
       for (int l = 0; l < kLanes; ++l) marl::store(to + (r + l) * width + f, turned[l]);
     }
   for (; f < width; ++f)
-    for (int64_t r = 0; r < kTurned; ++r) to[r * width + f] = from[place[f] * kTurned + r];
+    for (int64_t r = 0; r < kTurned; ++r) to[r * width + f] = from[(place ? place[f] : f) * kTurned + r];
 }
 
 // y and x with features as rows, kTurned columns. Meanwhile the next rows of x come in, and the lines of y.
@@ -340,9 +342,10 @@ void forward_rows(const Plan& plan, int64_t rows, const float* x, const float* p
   const bool gather = flags & marl::kGather, scatter = flags & marl::kScatter, relu = flags & marl::kRelu;
   const int64_t I = plan.in.size, O = plan.out.size;
   const float* bias = panels + plan.panel[plan.groups];
-  if (!gather && !scatter)
+  const bool all = units.first == 0 && units.last == panels_in(plan.out, plan.groups);
+  const bool small = all && rows >= kTurned && plan.nnz <= kSmall[gather + scatter] * std::min(I, O);
+  if (!gather && !scatter && !small)
     return multiply(plan.in, plan.out, plan.panel, plan.groups, rows, x, I, panels, bias, relu, y, O, units);
-  const bool small = gather && scatter && rows >= kTurned && plan.nnz <= kSmall * std::min(I, O);
   const int64_t most = small ? kTurned : std::min(rows, block_rows(std::max(I, O)));
   thread_local Floats scratch;
   thread_local int64_t room = 0;
@@ -351,10 +354,10 @@ void forward_rows(const Plan& plan, int64_t rows, const float* x, const float* p
   int64_t begin = 0;
   if (small)
     for (; begin + kTurned <= rows; begin += kTurned) {
-      turn_in(I, x + begin * I, plan.in.place, in);
+      turn_in(I, x + begin * I, gather ? plan.in.place : nullptr, in);
       const float* next_x = begin + 2 * kTurned <= rows ? x + (begin + kTurned) * I : nullptr;
       multiply_turned(plan, in, panels, bias, relu, out, next_x, y + begin * O);
-      turn_out(O, out, plan.out.place, y + begin * O);
+      turn_out(O, out, scatter ? plan.out.place : nullptr, y + begin * O);
     }
   for (int64_t r0 = begin; r0 < rows; r0 += most) {
     const int64_t count = std::min(most, rows - r0);

@@ -133,7 +133,7 @@ def test_every_instruction_set_and_thread_count(level: str):
     own.use(level)
     try:
         for threads, (inputs, outputs, groups), batch in itertools.product(
-            (1, 2), ((700, 300, 2), (530, 64, 1), (90, 1200, 9)), (1, 3, 30, 200)
+            (1, 2), ((700, 300, 2), (530, 64, 1), (90, 1200, 9), (100, 133, 20)), (1, 3, 30, 200)
         ):
             torch.set_num_threads(threads)
             for gather, scatter in ((True, True), (False, False)):
