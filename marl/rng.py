@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl.native import steps
+
 GOLDEN = 0x9E3779B97F4A7C15  # 2**64 / golden ratio, the Weyl increment of SplitMix64
 _M1 = 0xBF58476D1CE4E5B9  # multipliers of the SplitMix64 finaliser (variant 13 of Stafford)
 _M2 = 0x94D049BB133111EB
@@ -97,6 +99,8 @@ class Stream:
         for w in words:
             if not isinstance(w, Tensor):
                 key_B = mix(key_B + _signed(mix_int(word(w) + GOLDEN)))
+            elif steps.usable(w) and w.dim() and key_B.shape == w.shape:
+                key_B = steps.fold(key_B, w.to(torch.int64))
             elif w.device.type == "cpu" and w.dim():
                 words_B = _mix_numpy(w.to(torch.int64).numpy().view(np.uint64) + _U0)
                 mixed_B = _mix_numpy(key_B.numpy().view(np.uint64) + words_B)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from marl.errors import MarlError
+from marl.native import steps
 from marl.records import EXTRA, START, TERMINATED, TRUNCATED, Layout, pack_bits
 from marl.types import Act, TimeStep
 
@@ -57,12 +58,18 @@ class Tape:
         self._base_B = torch.arange(num_envs, device=device) * width
         self._record_BR = torch.zeros(num_envs, layout.size, dtype=torch.uint8, device=device)
         self._new = layout.views(self._record_BR)
-        self._rewards = [(self._new[field], name) for field, name in _REWARDS.items() if field in self._new]
+        self._rewards = [(field, name) for field, name in _REWARDS.items() if field in self._new]
+        self._no_flags_B = torch.zeros(num_envs, dtype=torch.uint8, device=device)
         N, A = layout.spec.n_agents, layout.spec.n_actions
         bytes_ = layout.fields["bits"].bytes
         self._bits_BK = torch.zeros(num_envs, 8 * bytes_, dtype=torch.bool, device=device)
         self._avail_BNA = self._bits_BK[:, : N * A].view(num_envs, N, A)
         self._alive_BN = self._bits_BK[:, N * A : N * A + N]
+        self._avail_kind = self._avail_BNA.shape, torch.bool
+        self._recorder: steps.Recorder | None = None
+        if steps.usable(self._flat_R):
+            place = layout.fields["bits"].offset, self._base_B, self._flat_R
+            self._recorder = steps.Recorder(self._record_BR, self._bits_BK, *place)
 
     def start(self, ts: TimeStep) -> None:
         """Forget everything; the first entry of every env is that of `reset`."""
@@ -71,7 +78,7 @@ class Tape:
         self._record_BR.zero_()
         self._new["action"].fill_(-1 if self.layout.spec.discrete else 0)
         self._new["flags"].fill_(START)
-        self._write(ts.obs_BNO, ts.state_BS, ts.avail_BNA, ts.alive_BN)
+        self._write({}, ts.obs_BNO, ts.state_BS, ts.avail_BNA, ts.alive_BN)
 
     def put(self, act: Act, ts: TimeStep, ended: bool = True) -> None:
         """Add the entries that the action led to.
@@ -84,19 +91,18 @@ class Tape:
         Raises:
             MarlError: an episode is longer than the width.
         """
-        new = self._new
-        new["action"].copy_(act.actions_BN)
-        for view, name in self._rewards:
-            view.copy_(getattr(ts, name))
-        for name, value in act.extras.items():
-            new[EXTRA + name].copy_(value)
+        fields = {"action": act.actions_BN, **{field: getattr(ts, name) for field, name in self._rewards}}
+        fields |= {EXTRA + name: value for name, value in act.extras.items()}
         self.at_B += 1
         self._highest += 1
         if ended:
+            for name, value in fields.items():
+                self._new[name].copy_(value)
             self._end(ts)
+            fields = {}
         else:
-            new["flags"].zero_()
-        self._write(ts.obs_BNO, ts.state_BS, ts.avail_BNA, ts.alive_BN)
+            fields["flags"] = self._no_flags_B
+        self._write(fields, ts.obs_BNO, ts.state_BS, ts.avail_BNA, ts.alive_BN)
 
     def _end(self, ts: TimeStep) -> None:
         """Write final observations where episodes ended, and make the new record one that starts there.
@@ -109,15 +115,15 @@ class Tape:
         assert ts.final_obs_BNO is not None
         assert ts.final_state_BS is not None
         assert ts.final_avail_BNA is not None
-        self._write(ts.final_obs_BNO, ts.final_state_BS, ts.final_avail_BNA, None)
+        self._write({}, ts.final_obs_BNO, ts.final_state_BS, ts.final_avail_BNA, None)
         if self._on_finish is not None:
             self._hand_over(done_B, self._on_finish)
         else:
             self.at_B += done_B
             self._highest += 1
         new["action"].masked_fill_(_like(done_B, new["action"]), -1 if self.layout.spec.discrete else 0)
-        for view, _ in self._rewards:
-            view.masked_fill_(_like(done_B, view), 0.0)
+        for name, _ in self._rewards:
+            new[name].masked_fill_(_like(done_B, new[name]), 0.0)
         new["flags"].copy_(done_B)  # START is bit 0
 
     def _hand_over(self, done_B: Tensor, on_finish: Callable[[Tensor], None]) -> None:
@@ -126,8 +132,15 @@ class Tape:
             on_finish(self.rows_BWR[env, : length + 1])
         self.at_B.masked_fill_(done_B, 0)
 
-    def _write(self, obs_BNO: Tensor, state_BS: Tensor, avail_BNA: Tensor, alive_BN: Tensor | None) -> None:
-        """Put the record, completed by these fields, at `at_B`."""
+    def _write(
+        self,
+        fields: dict[str, Tensor],
+        obs_BNO: Tensor,
+        state_BS: Tensor,
+        avail_BNA: Tensor,
+        alive_BN: Tensor | None,
+    ) -> None:
+        """Put the record, completed by all these fields, at `at_B`."""
         if self._highest >= self.width:
             self._highest = int(self.at_B.max())
             if self._highest >= self.width:
@@ -135,8 +148,12 @@ class Tape:
                     f"env={self.layout.spec.name} ran past its episode_limit of "
                     f"{self.layout.spec.episode_limit} steps: its spec or its truncation is wrong"
                 )
-        self._new["obs"].copy_(obs_BNO)
-        self._new["state"].copy_(state_BS)
+        fields = {**fields, "obs": obs_BNO, "state": state_BS}
+        if self._recorder is not None and (avail_BNA.shape, avail_BNA.dtype) == self._avail_kind:
+            self._write_natively(self._recorder, fields, avail_BNA, alive_BN)
+            return
+        for name, value in fields.items():
+            self._new[name].copy_(value)
         self._avail_BNA.copy_(avail_BNA)
         if alive_BN is not None:
             self._alive_BN.copy_(alive_BN)
@@ -144,6 +161,19 @@ class Tape:
         # As words of eight bytes: torch copies element by element.
         to, record = self._flat_R.view(torch.int64), self._record_BR.view(torch.int64)
         to.index_copy_(0, self._base_B + self.at_B, record)
+
+    def _write_natively(
+        self, recorder: steps.Recorder, fields: dict[str, Tensor], avail_BNA: Tensor, alive_BN: Tensor | None
+    ) -> None:
+        """The same in one call; fields of another dtype than the memory's are copied by torch before."""
+        plan = []
+        for name, value in fields.items():
+            to, stored = self._new[name], self.layout.fields[name]
+            if value.shape == to.shape and (kind := recorder.kind(value.dtype, to.dtype)):
+                plan.append((stored.offset, kind, value))
+            else:
+                to.copy_(value)
+        recorder.write(plan, avail_BNA, alive_BN, self.at_B)
 
     def rewind(self) -> None:
         """Make the newest entry of every env its first; what was before is forgotten."""

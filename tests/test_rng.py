@@ -2,7 +2,8 @@
 
 import torch
 
-from marl.rng import Rng, Stream, _signed, mix, mix_int
+from marl.native import steps
+from marl.rng import Rng, Stream, _signed, fold_int, mix, mix_int
 
 EDGES = [0, 1, -1, 2**63 - 1, -(2**63), 0x0123456789ABCDEF]
 
@@ -28,3 +29,13 @@ def test_rows_are_those_of_their_index():
     part = rng.stream("x", torch.tensor([2, 7])).fold(torch.tensor([2, 7]), "step", 5).uniform(4)
     assert torch.equal(part, whole[[2, 7]])
     assert whole.unique().numel() == 32
+
+
+def test_the_native_fold_is_that_of_integers():
+    keys, words = torch.tensor(EDGES), torch.tensor(EDGES).flip(0)
+    expected = [_signed(fold_int(k % 2**64, w)) for k, w in zip(EDGES, reversed(EDGES), strict=True)]
+    assert Stream(keys).fold(words).key_B.tolist() == expected
+    doubled = torch.stack([words, words], 1)[:, 0]  # every second number of its storage
+    assert Stream(keys).fold(doubled).key_B.tolist() == expected
+    if steps.usable(keys):
+        assert steps.fold(keys, words).tolist() == expected

@@ -21,6 +21,8 @@ def agent_inputs(obs: Tensor, last_action: Tensor | None, *, actions: int, ids: 
     Returns:
         (..., N, O + A + N), or less where parts are left out.
     """
+    if last_action is None and not ids:
+        return obs
     if kernels.usable(obs) and not obs.requires_grad:
         return kernels.agent_inputs(obs, last_action, actions=actions, ids=ids)
     parts = [obs]
