@@ -19,6 +19,7 @@ from marl.loops.base import (
     load_acting_state,
     results_of,
 )
+from marl.nets import kernels
 from marl.replay import MemoryConfig
 from marl.rng import Rng
 from marl.rollout import Rollout
@@ -152,6 +153,10 @@ class OffPolicy:
         return self._learner.updates
 
     def iterate(self) -> dict[str, float]:
+        with kernels.alone():  # many small operations: torch's own threads only stand in each other's way
+            return self._iterate()
+
+    def _iterate(self) -> dict[str, float]:
         means, episodes_before = Means(), self.episodes
         for _ in range(self.config.rollout_steps):
             epsilon = self.config.explore.at(self.steps)
