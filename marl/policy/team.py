@@ -216,7 +216,8 @@ class PolicyTeam:
             "live": live_BTN,
         }
         if not c.recurrent:
-            return {name: value[batch.filled_BT][:, None] for name, value in per_entry.items()}
+            at_X = batch.filled_BT.flatten().nonzero().flatten()
+            return {n: v.flatten(0, 1).index_select(0, at_X)[:, None] for n, v in per_entry.items()}
         per_entry["start"] = start_BT
         L = c.chunk or start_BT.shape[1]
         states = {"actor": actor_BTNH, "critic": critic_BTNH}
