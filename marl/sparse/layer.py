@@ -148,6 +148,14 @@ class GroupedLayer(nn.Module):
             self.leaf.reshape(-1)[self.layout.index_of_packed] = self.packed
 
     @torch.no_grad()
+    def rescale(self) -> None:
+        """Multiply all weights so that the kept ones have the sum of squares that all have now."""
+        kept = self.packed.square().sum()
+        if kept > 0:
+            self.weight.data.mul_((self.weight.data.square().sum() / kept).sqrt())
+            self.renew()
+
+    @torch.no_grad()
     def regroup(self, group_in_I: Tensor, group_out_O: Tensor) -> Tensor | None:
         """Take these groups.
 

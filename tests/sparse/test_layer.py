@@ -244,7 +244,7 @@ def test_a_twin_follows_groups_and_weights():
 def test_layers_of_copies_and_recurrent_cells_become_grouped():
     copies = linear(8, 8, generator=generator(), copies=3)
     holder = nn.ModuleDict({"a": copies})
-    sparsify(holder, RandomGroups(groups=2, smallest=1), Rng(0))
+    sparsify(holder, RandomGroups(groups=2, smallest=1, rescale=False), Rng(0))
     assert isinstance(holder["a"], GroupedCopies)
     x = torch.randn(4, 3, 8, generator=generator(1))
     y = holder["a"](x)
@@ -256,7 +256,7 @@ def test_layers_of_copies_and_recurrent_cells_become_grouped():
     for make in (GRU, LSTM):
         cell = make(8, 8, generator=generator())
         dense = copy.deepcopy(cell)
-        sparsify(cell, RandomGroups(groups=2, smallest=1), Rng(0))
+        sparsify(cell, RandomGroups(groups=2, smallest=1, rescale=False), Rng(0))
         for name in ("input", "recurrent"):
             one = getattr(cell, name)
             getattr(dense, name).weight.data.mul_(one.layout.mask_OI())
@@ -266,7 +266,7 @@ def test_layers_of_copies_and_recurrent_cells_become_grouped():
     start = torch.zeros(4, 3, dtype=torch.bool)
     gru = GRU(8, 8, generator=generator())
     dense = copy.deepcopy(gru)
-    sparsify(gru, RandomGroups(groups=2, smallest=1), Rng(0))
+    sparsify(gru, RandomGroups(groups=2, smallest=1, rescale=False), Rng(0))
     for name in ("input", "recurrent"):
         getattr(dense, name).weight.data.mul_(getattr(gru, name).layout.mask_OI())
     x = torch.randn(4, 3, 2, 8, generator=generator(3))
@@ -285,7 +285,7 @@ def test_a_tower_of_grouped_layers_learns_as_its_masked_twin():
         )
 
     tower, dense = make(), make()
-    sparsify(tower, RandomGroups(groups=2, smallest=1), Rng(0))
+    sparsify(tower, RandomGroups(groups=2, smallest=1, rescale=False), Rng(0))
     for one, other in zip(tower.layers, dense.layers, strict=True):
         other.weight.data.mul_(one.layout.mask_OI())
     x = torch.randn(5, 8, generator=generator(1))
@@ -299,3 +299,25 @@ def test_names_and_sizes_that_fit_no_layer_are_refused():
         sparsify(net, Grouped(layer_groups={"lstm": 2}), Rng(0))
     with pytest.raises(MarlError, match="no layer has 32 inputs and outputs"):
         sparsify(net, Grouped(), Rng(0))
+
+
+@pytest.mark.parametrize("full", [True, False])
+def test_rescaling_gives_kept_weights_the_size_of_all(full: bool):
+    made = layer(full=full)
+    before = made.dense().clone()
+    made.rescale()
+    torch.testing.assert_close(made.packed.square().sum(), before.square().sum())
+    ratio = made.dense() / before
+    torch.testing.assert_close(ratio, ratio[0, 0].expand_as(ratio))
+    x = torch.randn(5, 12, generator=generator(7))
+    torch.testing.assert_close(made(x), masked(made, x))
+
+
+def test_outputs_of_a_grouped_layer_are_as_large_as_those_of_its_dense_twin():
+    for rescale, least, most in ((True, 0.8, 1.25), (False, 0.25, 0.45)):
+        dense = MLP((128, 128), generator=generator())
+        net = copy.deepcopy(dense)
+        sparsify(net, RandomGroups(groups=8, rescale=rescale), Rng(0))
+        x = torch.randn(200, 128, generator=generator(1))
+        ratio = net(x).std() / dense(x).std()
+        assert least < ratio < most

@@ -46,6 +46,10 @@ def test_the_dense_phase_is_the_dense_network(ste: str):
     for _, one in grouped_layers(net):
         assert one.layout.density == pytest.approx(0.25, abs=0.02)
         assert not one.whole
+    # What is kept has the size of everything before: rescaled where the groups begin.
+    for (_, one), layer in zip(grouped_layers(net), dense.layers, strict=True):
+        ratio = one.packed.square().sum() / layer.weight.square().sum()
+        assert 0.9 < float(ratio) < 1.1
     learned = [one.grouping.IG.detach().clone() for _, one in grouped_layers(net)]
     advance(net, optimiser, 1)
     assert not any(

@@ -41,6 +41,10 @@ class GroupPruner(Pruner):
         self._layers = tuple(grouped_layers(network))  # a tuple: they are not this module's own
         self._warmup = learned.warmup if learned else 0
         self.register_buffer("begun", torch.tensor(not self._warmup))
+        self._rescale = config.rescale
+        if self._rescale and not self._warmup:
+            for _, layer in self._layers:
+                layer.rescale()
 
     def clear(self) -> None:
         for _, layer in self._layers:
@@ -58,15 +62,19 @@ class GroupPruner(Pruner):
     def after_step(self, steps: int) -> list[Moved]:
         moved = []
         due = self._refresh and steps >= self._warmup and steps % self._refresh == 0
-        if not self.begun and steps >= self._warmup:
-            due = True
+        begins = not self.begun and steps >= self._warmup
+        if begins:
             self._begin()
         for _, layer in self._layers:
-            order = layer.regroup(*layer.grouping.indices()) if due and layer.grouping is not None else None
+            order = None
+            if layer.grouping is not None and (due or begins):
+                order = layer.regroup(*layer.grouping.indices())
             if order is None:
                 layer.renew()
             else:
                 moved.append(Moved(layer.weight, order))
+            if begins and self._rescale:
+                layer.rescale()
         return moved
 
     def _begin(self) -> None:
