@@ -60,8 +60,8 @@ class Groups(Layers):
     # G of single layers, or of parts of the network, by name; the longest name that fits wins.
     layer_groups: Mapping[str, int] = field(default_factory=dict)
     # Where groups begin, a layer's weights are multiplied so that those that are kept have the sum of squares
-    # that all had. CHOICE: initial weights are made for the inputs of a dense layer; with a G-th of them every
-    # layer's outputs are sqrt(G) times too small, and IC3Net with G=8 hardly began to learn.
+    # that all had. CHOICE: initial weights are made for the inputs of a dense layer; with a G-th of them
+    # every layer's outputs are sqrt(G) times too small, and IC3Net with G=8 hardly began to learn.
     rescale: bool = True
     backend: str = "auto"  # what executes the layers; `marl.sparse.linear`
 

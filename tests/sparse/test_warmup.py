@@ -48,7 +48,7 @@ def test_the_dense_phase_is_the_dense_network(ste: str):
         assert not one.whole
     # What is kept has the size of everything before: rescaled where the groups begin.
     for (_, one), layer in zip(grouped_layers(net), dense.layers, strict=True):
-        ratio = one.packed.square().sum() / layer.weight.square().sum()
+        ratio = one.packed.square().sum() / layer.weight.detach().square().sum()
         assert 0.9 < float(ratio) < 1.1
     learned = [one.grouping.IG.detach().clone() for _, one in grouped_layers(net)]
     advance(net, optimiser, 1)
