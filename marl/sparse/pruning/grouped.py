@@ -43,8 +43,8 @@ class GroupPruner(Pruner):
         self.register_buffer("begun", torch.tensor(not self._warmup))
         self._rescale = config.rescale
         if self._rescale and not self._warmup:
-            for _, layer in self._layers:
-                layer.rescale()
+            for _, grouped in self._layers:
+                grouped.rescale()
 
     def clear(self) -> None:
         for _, layer in self._layers:
