@@ -8,6 +8,7 @@ in the file. The policy's description (`packed.describe`) goes along as text.
 from __future__ import annotations
 
 import importlib.util
+import io
 import json
 import logging
 import warnings
@@ -58,8 +59,11 @@ def write_torch(policy: Policy, path: Path) -> None:
     """
     program = _program(policy)
     _compare(policy, lambda *values: program.module()(*values), "torch.export")
-    extra = {LIST: json.dumps(describe(policy))}
-    files.adopt_made(path, lambda temporary: torch.export.save(program, temporary, extra_files=extra))
+    for node in program.graph.nodes:
+        node.meta.pop("stack_trace", None)  # places in the source of this machine
+    buffer = io.BytesIO()
+    torch.export.save(program, buffer, extra_files={LIST: json.dumps(describe(policy))})
+    files.write_atomic(path, buffer.getvalue())
 
 
 def has_onnx() -> bool:
@@ -93,22 +97,14 @@ def write_onnx(policy: Policy, path: Path) -> None:
 def _onnx_model(policy: Policy) -> Any:
     """The ModelProto, with the policy's description among its metadata."""
     program = _program(policy)
-    log = logging.getLogger("torch.onnx")
-    level = log.level
-    log.setLevel(logging.ERROR)  # it warns of other packages that are not there
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # torch's own of its own
-            warnings.simplefilter("ignore", DeprecationWarning)
-            made = torch.onnx.export(
-                program,
-                dynamo=True,
-                verbose=False,
-                input_names=[f.name for f in policy.inputs],
-                output_names=list(policy.outputs),
-            )
-    finally:
-        log.setLevel(level)
+    with _quiet():
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            verbose=False,
+            input_names=[f.name for f in policy.inputs],
+            output_names=list(policy.outputs),
+        )
     assert made is not None
     model = made.model_proto
     for part in (*model.graph.node, *model.graph.value_info, *model.graph.input, *model.graph.output):
@@ -116,6 +112,19 @@ def _onnx_model(policy: Policy) -> Any:
     entry = model.metadata_props.add()
     entry.key, entry.value = LIST, json.dumps(describe(policy))
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Within, the exporter keeps to itself what it would deprecate, skip or like to have installed."""
+    disabled = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(disabled)
 
 
 def _compare(policy: Policy, run: Callable[..., Sequence[Tensor]], other: str) -> None:
