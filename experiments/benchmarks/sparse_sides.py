@@ -15,7 +15,6 @@ from marl.errors import MarlError
 from marl.nets import Optimiser
 from marl.sparse import GroupedLinear, Layout
 from marl.sparse.backends import native
-from marl.sparse.backends import torch as by_torch
 
 Runs = dict[str, Callable[[], Any]]
 
@@ -83,17 +82,24 @@ class MaskedDense(nn.Module):
 
 
 class PaddedBmm(nn.Module):
-    """Gather, torch.bmm over groups padded to the largest, scatter."""
+    """Gather, torch.bmm over groups of equal size with prepared weights, scatter."""
 
     def __init__(self, dense: nn.Linear, layout: Layout) -> None:
         super().__init__()
-        self.layout, self.packed, self.bias = layout, layout.pack(dense.weight).detach(), dense.bias
-        self.place = layout.order_out_O.argsort()
+        m, n = layout.sizes_in[0], layout.sizes_out[0]
+        if {*layout.sizes_in} != {m} or {*layout.sizes_out} != {n}:
+            raise MarlError("groups of unequal size would have to be padded")
+        packed = layout.pack(dense.weight).detach()
+        self.weight_Gmn = packed.view(layout.groups, n, m).transpose(1, 2).contiguous()
+        self.order_in, self.place = layout.order_in_I, layout.order_out_O.argsort()
+        self.bias = dense.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
         """(R, I) to (R, O)."""
-        y = by_torch.padded_bmm(x.index_select(1, self.layout.order_in_I), self.packed, self.layout)
-        return y.index_select(1, self.place) + self.bias
+        groups, m, _ = self.weight_Gmn.shape
+        x_GRm = x.index_select(1, self.order_in).view(-1, groups, m).transpose(0, 1)
+        y_RGn = torch.bmm(x_GRm, self.weight_Gmn).transpose(0, 1)
+        return y_RGn.reshape(len(x), -1).index_select(1, self.place) + self.bias
 
 
 def _calls(modules: Mapping[str, Callable[[Tensor], Any]], x: Tensor) -> Runs:

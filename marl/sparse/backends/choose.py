@@ -10,7 +10,6 @@ import functools
 import hashlib
 import json
 import platform
-import statistics
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -24,6 +23,7 @@ from marl.native import cache_folder
 
 _ROUNDS = 7  # turns of every candidate; CHOICE
 _SECONDS = 2e-4  # at least so long a turn; CHOICE
+_DRAW = 1.03  # times that differ by less are a draw; CHOICE
 
 
 def size_of(rows: int) -> int:
@@ -66,7 +66,8 @@ def _measure(candidates: Mapping[str, Callable[[], Tensor]]) -> str:
                 calls += 1
             _wait(y)
             times[name].append((time.perf_counter() - start) / calls)
-    return min(times, key=lambda name: statistics.median(times[name]))
+    least = {name: min(values) for name, values in times.items()}  # what others on the machine disturb least
+    return next(name for name in least if least[name] <= _DRAW * min(least.values()))
 
 
 def _wait(y: Tensor) -> None:
