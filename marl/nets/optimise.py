@@ -17,9 +17,14 @@ from marl.nets.flat import FlatParameters, bind
 if TYPE_CHECKING:
     from marl.sparse import Pruner
 
+_BETA1, _BETA2 = 0.9, 0.999  # adam's, torch's default and every cited method's
+
 
 class Optimiser:
     """Gradient, norm, clipping and step of all parameters of a module as one vector.
+
+    The steps are torch.optim's, bit for bit on the CPU; its classes import torch's compiler, which takes longer
+    than all else at the start of a run.
 
     Args:
         module: moved into one vector here (`FlatParameters`).
@@ -46,17 +51,13 @@ class Optimiser:
         pruner: Pruner | None = None,
     ) -> None:
         self.flat, self.max_grad_norm, self.pruner = FlatParameters(module), max_grad_norm, pruner
+        self.kind, self.learning_rate, self.eps, self.alpha = kind, learning_rate, eps, alpha
         self._native = native and kind == "adam"
-        vector = [self.flat.vector]
-        self._torch: torch.optim.Optimizer
-        if kind == "adam":
-            self._torch = torch.optim.Adam(vector, lr=learning_rate, eps=eps)
-        else:
-            self._torch = torch.optim.RMSprop(vector, lr=learning_rate, alpha=alpha, eps=eps)
+        self._state: dict[str, Tensor] = {}  # by torch's names
 
     def set_learning_rate(self, rate: float) -> None:
         """Args: rate: >= 0; no part of `state_dict`, for whoever schedules it knows how far it is."""
-        self._torch.param_groups[0]["lr"] = rate
+        self.learning_rate = rate
 
     def step(self, loss: Tensor, name: str = "loss") -> Tensor:
         """Differentiate, clip and step; returns the gradient's norm before clipping.
@@ -93,10 +94,7 @@ class Optimiser:
         if not native:
             shrink = self.max_grad_norm / (norm + 1e-6)  # 1e-6 as in torch.nn.utils.clip_grad_norm_
             self.flat.grad.mul_(shrink.clamp(max=1.0))
-            if resting:
-                self._part_step(resting)
-            else:
-                self._torch.step()
+            self._plain_step(resting)
             self.flat.grad.zero_()
         if self.pruner is not None:
             self._move(self.pruner)
@@ -107,20 +105,18 @@ class Optimiser:
         if self.pruner is not None:
             self.pruner.clear()
 
-    def _statistics(self) -> dict[str, Any]:
+    def _statistics(self) -> dict[str, Tensor]:
         """Step count and moments of the whole vector, zeros before the first step; changed in place."""
-        state: dict[str, Any] = self._torch.state[self.flat.vector]
-        if not state:
-            adam = isinstance(self._torch, torch.optim.Adam)
-            names = ("exp_avg", "exp_avg_sq") if adam else ("square_avg",)
+        if not self._state:
+            names = ("exp_avg", "exp_avg_sq") if self.kind == "adam" else ("square_avg",)
             zeros = {name: torch.zeros_like(self.flat.vector.data) for name in names}
-            state.update({"step": torch.zeros(()), **zeros})
-        return state
+            self._state = {"step": torch.zeros(()), **zeros}
+        return self._state
 
     @torch.no_grad()
-    def _part_step(self, resting: list[tuple[nn.Parameter, int]]) -> None:
+    def _plain_step(self, resting: list[tuple[nn.Parameter, int]]) -> None:
         """The step as torch.optim has it, but for entries that rest; they cost nothing."""
-        state, group = self._statistics(), self._torch.param_groups[0]
+        state, lr = self._statistics(), self.learning_rate
         state["step"] += 1
         steps, first, end = int(state["step"]), 0, len(self.flat.vector)
         awake = []
@@ -130,15 +126,14 @@ class Optimiser:
             first = start + parameter.numel()
         for part in (*awake, slice(first, end)):
             p, g = self.flat.vector.data[part], self.flat.grad[part]
-            if "square_avg" in state:
-                root = state["square_avg"][part].mul_(group["alpha"]).addcmul_(g, g, value=1 - group["alpha"])
-                p.addcdiv_(g, root.sqrt().add_(group["eps"]), value=-group["lr"])
+            if self.kind == "rmsprop":
+                root = state["square_avg"][part].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
+                p.addcdiv_(g, root.sqrt().add_(self.eps), value=-lr)
             else:
-                beta1, beta2 = group["betas"]
-                mean = state["exp_avg"][part].lerp_(g, 1 - beta1)
-                root = state["exp_avg_sq"][part].mul_(beta2).addcmul_(g, g, value=1 - beta2).sqrt()
-                root = root.div_((1 - beta2**steps) ** 0.5).add_(group["eps"])
-                p.addcdiv_(mean, root, value=-group["lr"] / (1 - beta1**steps))
+                mean = state["exp_avg"][part].lerp_(g, 1 - _BETA1)
+                root = state["exp_avg_sq"][part].mul_(_BETA2).addcmul_(g, g, value=1 - _BETA2).sqrt()
+                root = root.div_((1 - _BETA2**steps) ** 0.5).add_(self.eps)
+                p.addcdiv_(mean, root, value=-lr / (1 - _BETA1**steps))
 
     def _move(self, pruner: Pruner) -> None:
         """Let the pruner change what it changes; statistics go where their weights went."""
@@ -153,10 +148,9 @@ class Optimiser:
     def _native_step(self) -> Tensor:
         """Adam in one pass; nothing changes where the gradient's norm, returned, is not finite."""
         vector, state = self.flat.vector, self._statistics()
-        group = self._torch.param_groups[0]
         norm, steps = torch.empty(()), int(state["step"]) + 1
         arrays = vector.data, self.flat.grad, state["exp_avg"], state["exp_avg_sq"]
-        numbers = steps, group["lr"], *group["betas"], group["eps"], self.max_grad_norm
+        numbers = steps, self.learning_rate, _BETA1, _BETA2, self.eps, self.max_grad_norm
         kernels.call("marl_adam", vector.numel(), *arrays, *numbers, norm)
         if math.isfinite(float(norm)):
             state["step"] += 1
@@ -164,17 +158,15 @@ class Optimiser:
 
     def state_dict(self) -> dict[str, Tensor]:
         """The optimiser's statistics; empty before the first step."""
-        return {name: value.clone() for name, value in self._torch.state.get(self.flat.vector, {}).items()}
+        return {name: value.clone() for name, value in self._state.items()}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Restore, on the parameters' device; the scalar step count stays on the CPU, as torch wants it."""
-        self._torch.state.clear()
         device = self.flat.vector.device
-        if state:
-            self._torch.state[self.flat.vector] = {
-                name: value.to(device, copy=True) if value.dim() else value.clone()
-                for name, value in state.items()
-            }
+        self._state = {
+            name: value.to(device, copy=True) if value.dim() else value.clone()
+            for name, value in state.items()
+        }
 
 
 def linear_decay(done: int, over: int) -> float:

@@ -12,7 +12,10 @@ from typing import Any
 
 import pytest
 
+from tests.contracts.forge import Forge, Forged
+
 ROOT = Path(__file__).resolve().parents[2]
+Process = subprocess.Popen[str] | Forged
 QUICK = ("logger=none", "video=false", "threads=1", "evaluation.episodes=4", "evaluation.final_episodes=8")
 
 
@@ -21,15 +24,22 @@ class Marl:
 
     Args:
         folder: where it runs; run folders land in its runs/.
+        forge: starts processes that need not be fresh interpreters.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.started: list[subprocess.Popen[str]] = []
+    def __init__(self, folder: Path, forge: Forge) -> None:
+        self.folder, self.forge = folder, forge
+        self.started: list[Process] = []
 
-    def start(self, *words: str, **environment: str) -> subprocess.Popen[str]:
+    def start(self, *words: str, **environment: str) -> Forged:
         """`marl <words>`, beside whatever else runs; ended with the test."""
-        return self._start([sys.executable, "-m", "marl.cli", *words], environment)
+        made = self.forge.start(words, self.folder, environment)
+        self.started.append(made)
+        return made
+
+    def fresh(self, *words: str) -> str:
+        """`marl <words>` to its end in an interpreter of its own, with its own hash seed."""
+        return self.end(self._start([sys.executable, "-m", "marl.cli", *words], {}))
 
     def python(
         self, code: str, *words: str, prefix: Sequence[str] = (), **environment: str
@@ -49,7 +59,7 @@ class Marl:
         self.started.append(process)
         return process
 
-    def end(self, process: subprocess.Popen[str], code: int = 0) -> str:
+    def end(self, process: Process, code: int = 0) -> str:
         """Wait for it; its output, after the exit code was checked."""
         shown, _ = process.communicate(timeout=240)
         assert process.returncode == code, shown
@@ -63,9 +73,16 @@ class Marl:
         return self.run("train", *QUICK, f"run_id={run_id}", *words, code=code)
 
 
+@pytest.fixture(scope="session")
+def forge() -> Iterator[Forge]:
+    made = Forge(ROOT)
+    yield made
+    made.close()
+
+
 @pytest.fixture
-def marl(tmp_path: Path) -> Iterator[Marl]:
-    made = Marl(tmp_path)
+def marl(tmp_path: Path, forge: Forge) -> Iterator[Marl]:
+    made = Marl(tmp_path, forge)
     yield made
     for process in made.started:
         if process.poll() is None:

@@ -9,6 +9,7 @@ sends to itself at its k-th operation: before it, or for a write also in the mid
 from __future__ import annotations
 
 import dataclasses
+import gc
 import json
 import os
 import shutil
@@ -131,7 +132,6 @@ def outcome(folder: Path) -> dict[str, Any]:
 
 def main(folder: Path, kills: int, lane: int, lanes: int) -> dict[str, Any]:
     torch.set_num_threads(1)
-    torch.optim.Adam([torch.zeros(1, requires_grad=True)])  # imports what torch imports at first use
     replay._SEGMENT = 8  # several segments, so that unchanged ones are linked
 
     def small_picture(cfg: Any, agent: Any, curve: Any) -> list[Path]:
@@ -142,6 +142,8 @@ def main(folder: Path, kills: int, lane: int, lanes: int) -> dict[str, Any]:
     results.git = dict  # asks git nothing
     results.versions(), results.hardware()  # remembered by every child
     cfg = compose.compose(WORDS)
+    gc.collect()
+    gc.freeze()  # a child that collects garbage would copy every page: two thirds of its time
     whole = folder / "whole"
     assert child(lambda: start(cfg, whole, Killer(-1), folder / "names.json")) == 0
     names = json.loads((folder / "names.json").read_text())

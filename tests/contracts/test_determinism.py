@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.contracts.conftest import QUICK
+
 if TYPE_CHECKING:
     from tests.contracts.conftest import Marl
 
@@ -26,8 +28,9 @@ def test_two_runs_of_one_seed_are_equal_and_of_two_seeds_are_not(
     marl: Marl, same_everything: Callable[[Path, Path], None]
 ) -> None:
     runs = marl.folder / "runs"
-    for run_id, seed in (("one", 4), ("two", 4), ("other", 5)):
-        marl.train(run_id, *WORDS, f"seed={seed}")
+    marl.train("one", *WORDS, "seed=4")
+    marl.train("other", *WORDS, "seed=5")
+    marl.fresh("train", *QUICK, *WORDS, "run_id=two", "seed=4")
     same_everything(runs / "one", runs / "two")
     with pytest.raises(AssertionError, match="differ in metrics"):
         same_everything(runs / "one", runs / "other")

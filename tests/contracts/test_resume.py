@@ -91,7 +91,7 @@ def break_and_compare(
     half = marl.start("train", *QUICK, "run_id=half", *COMMON, *words, f"total_steps={HALF}")
     marl.end(half)
     at_break = state_of(marl.folder / "runs" / "half")
-    marl.run("train", "resume=runs/half", f"total_steps={WHOLE}")
+    marl.fresh("train", "resume=runs/half", f"total_steps={WHOLE}")
     marl.end(whole)
     same(marl.folder / "runs" / "half", marl.folder / "runs" / "whole")
     return at_break

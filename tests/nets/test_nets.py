@@ -96,3 +96,27 @@ def test_an_optimisers_statistics_go_to_the_parameters_device(kind):
     places = {name: value.device.type for name, value in elsewhere.state_dict().items()}
     assert places.pop("step") == "cpu"
     assert set(places.values()) == {"meta"}
+
+
+@pytest.mark.parametrize("kind", ["adam", "rmsprop"])
+def test_an_optimiser_equals_torchs_bit_for_bit(kind):
+    """Also after its statistics were stored and restored in another order."""
+    theirs_kind = {"adam": torch.optim.Adam, "rmsprop": torch.optim.RMSprop}[kind]
+    settings = {"kind": kind, "learning_rate": 0.1, "eps": 1e-5, "max_grad_norm": 1e9}
+    ours = Optimiser(torch.nn.Linear(3, 2), **settings)
+    vector = ours.flat.vector.detach().clone().requires_grad_()
+    theirs = theirs_kind([vector], lr=0.1, eps=1e-5)
+    for k in range(5):
+        for weights, optimiser in ((ours.flat.vector, ours), (vector, theirs)):
+            loss = (weights - k).pow(4).sum()
+            if optimiser is ours:
+                ours.step(loss)
+            else:
+                theirs.zero_grad()
+                loss.backward()
+                theirs.step()
+        assert torch.equal(ours.flat.vector, vector)
+        ours.load_state_dict(dict(sorted(ours.state_dict().items())))
+    expected = theirs.state[vector]
+    assert ours.state_dict().keys() == expected.keys()
+    assert all(torch.equal(value, expected[name]) for name, value in ours.state_dict().items())
