@@ -42,18 +42,22 @@ claims: $(VENV)/.dev ## check every published number against its raw file and wr
 	$(BIN)/python -m experiments.claims
 
 # torch comes first and without its dependencies, so that the index given for it serves nothing else.
-$(VENV)/.core: $(SOURCES)
+$(VENV)/.torch: $(SOURCES)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "$(PYTHON) is older than 3.11: give a newer one, for instance make $(MAKECMDGOALS) PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(PIP) --no-deps $(if $(TORCH_INDEX),--index-url $(TORCH_INDEX)) torch
+	@touch $@
+
+# Each stands for those before it, so that one call of pip is enough.
+$(VENV)/.core: $(VENV)/.torch
 	$(PIP) --editable .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.core
+$(VENV)/.dev: $(VENV)/.torch
 	$(PIP) --editable '.[dev,video,tensorboard]'
-	@touch $@
+	@touch $(VENV)/.core $@
 
-$(VENV)/.all: $(VENV)/.dev
+$(VENV)/.all: $(VENV)/.torch
 	$(PIP) --editable '.[all,dev]'
-	@touch $@
+	@touch $(VENV)/.core $(VENV)/.dev $@

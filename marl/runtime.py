@@ -1,4 +1,4 @@
-"""What a process sets before torch is loaded: how threads wait, and what happens to freed memory.
+"""What a process sets before torch is loaded: how threads wait, and how memory is had and kept.
 
 Both matter where batches are large: `python -m experiments.benchmarks.env` measures with them on.
 """
@@ -18,6 +18,9 @@ def prepare() -> None:
     """Call once, before torch is imported; settings that the user made stay as they are."""
     # torch's OpenMP threads would spin after each operation and take the cores of the native kernels.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # Tensors of 2 MiB and more lie in huge pages (Linux): what glibc maps anew every time, above 32 MiB, then
+    # takes a few page faults and not thousands.
+    os.environ.setdefault("THP_MEM_ALLOC_ENABLE", "1")
     keep_freed_memory()
 
 

@@ -11,11 +11,16 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-SHOW = "import os; from marl import runtime; runtime.prepare(); print(os.environ['OMP_WAIT_POLICY'])"
+MADVISE = Path("/sys/kernel/mm/transparent_hugepage/enabled")
+SETTINGS = ("OMP_WAIT_POLICY", "THP_MEM_ALLOC_ENABLE")
+SHOW = (
+    "import os; from marl import runtime; runtime.prepare(); "
+    f"print(*(os.environ[name] for name in {SETTINGS}))"
+)
 
 
 def shown(**environment: str) -> str:
-    clean = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"}
+    clean = {k: v for k, v in os.environ.items() if k not in SETTINGS}
     done = subprocess.run(
         [sys.executable, "-c", SHOW],
         capture_output=True,
@@ -27,15 +32,27 @@ def shown(**environment: str) -> str:
     return done.stdout.strip()
 
 
-def test_threads_sleep_unless_the_user_says_otherwise() -> None:
-    assert shown() == "PASSIVE"
-    assert shown(OMP_WAIT_POLICY="ACTIVE") == "ACTIVE"
+def test_threads_sleep_and_pages_are_huge_unless_the_user_says_otherwise() -> None:
+    assert shown() == "PASSIVE 1"
+    assert shown(OMP_WAIT_POLICY="ACTIVE", THP_MEM_ALLOC_ENABLE="0") == "ACTIVE 0"
 
 
 def test_nothing_that_loads_torch_comes_before_the_settings() -> None:
     code = "import sys; from marl import cli, runtime; print('torch' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stdout.strip() == "False"
+
+
+@pytest.mark.skipif(not MADVISE.is_file() or "[never]" in MADVISE.read_text(), reason="no huge pages here")
+def test_a_large_tensor_takes_few_page_faults() -> None:
+    """64 MiB above glibc's highest threshold are 16,384 small pages, or 32 huge ones."""
+    code = (
+        "import resource; from marl import runtime; runtime.prepare(); import torch\n"
+        "count = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_minflt\n"
+        "torch.ones(1 << 24); before = count(); torch.ones(1 << 24); print(count() - before)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert int(done.stdout) < 4096
 
 
 def faults(setup: str) -> int:

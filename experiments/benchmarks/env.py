@@ -9,26 +9,12 @@ run on the same processors. SMAX steps 8 game ticks per env step, as battle does
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
-from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.interleave import (
-    Row,
-    Worker,
-    interleave,
-    rate,
-    ratios,
-    read_rows,
-    spread,
-    write_rows,
-)
-from experiments.benchmarks.machine import ROOT, require_quiet
-from experiments.benchmarks.peers import python_of
+from experiments.benchmarks import stepping
+from experiments.benchmarks.interleave import Row, rate, ratios, read_rows, spread
 from experiments.claims import Derived, write_claim
 
 RAW = "experiments/ground/raw/env.csv"
@@ -38,7 +24,7 @@ BATCHES = (1, 16, 64, 1024, 4096)
 PEER_BATCHES = (16, 1024, 4096)  # compiling takes 12-20 s a case, so the peer runs where it is compared
 CLAIMED = (1024, 4096)  # batch sizes of the published ratio: the worse of the two counts
 SCAN = {1: 2000, 16: 500, 64: 200, 1024: 25, 4096: 8}  # peer's env steps per compiled call, 0.1-0.5 s
-SIDES = {  # name: (form, threads)
+SIDES: dict[str, stepping.Form] = {
     "native 2": ("native", 2),
     "native 1": ("native", 1),
     "torch 2": ("torch", 2),
@@ -48,39 +34,19 @@ PEER = "jaxmarl"
 
 
 def measure(maps: tuple[str, ...], batches: tuple[int, ...], repetitions: int, seconds: float) -> list[Row]:
-    """All cases; the workers live through all of them, so that nothing but the case changes."""
-    rows: list[Row] = []
-    with ExitStack() as stack:
-        ours = {
-            name: stack.enter_context(Worker(sys.executable, ["marl_env"], threads=threads))
-            for name, (_, threads) in SIDES.items()
-        }
-        peer = stack.enter_context(Worker(python_of(PEER), ["jaxmarl_env"], threads=2))
-        for map_name in maps:
-            for envs in batches:
-                sides = dict(ours)
-                for name, (form, threads) in SIDES.items():
-                    case = {"map": map_name, "envs": envs, "form": form, "threads": threads}
-                    facts = ours[name].ask(prepare=case)
-                if envs in PEER_BATCHES:
-                    facts = peer.ask(prepare={"map": map_name, "envs": envs, "scan": SCAN[envs]})
-                    print(f"{map_name} x {envs}: {PEER} compiled in {facts['seconds']:.0f} s", flush=True)
-                    sides[PEER] = peer
-                about = {"map": map_name, "envs": envs}
-                done = interleave(sides, repetitions=repetitions, seconds=seconds, about=about)
-                print(summary(done), flush=True)
-                rows += done
-    return rows
-
-
-def summary(rows: list[Row]) -> str:
-    """Medians of one case in one line."""
-    names = dict.fromkeys(row["side"] for row in rows)
-    medians = {name: statistics.median(rate(r) for r in rows if r["side"] == name) for name in names}
-    parts = [f"{name} {value:,.0f}" for name, value in medians.items()]
-    if PEER in medians:
-        parts.append(f"native 2 / {PEER} = {medians['native 2'] / medians[PEER]:.2f}")
-    return f"{rows[0]['map']} x {rows[0]['envs']}, team steps/s: " + ", ".join(parts)
+    """All maps and batch sizes."""
+    cases = [
+        stepping.Case(
+            about={"map": map_name, "envs": envs},
+            words=(f"env=battle/{map_name}",),
+            envs=envs,
+            peers={PEER: {"map": map_name, "envs": envs, "scan": SCAN[envs]}} if envs in PEER_BATCHES else {},
+        )
+        for map_name in maps
+        for envs in batches
+    ]
+    peers = {PEER: ("jaxmarl_env", 2)}
+    return stepping.measure(cases, SIDES, peers, repetitions=repetitions, seconds=seconds)
 
 
 def _case(path: Path, map_name: str, envs: int) -> list[dict[str, str]]:
@@ -126,14 +92,14 @@ def claims() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes on a busy machine; keeps nothing")
-    if parser.parse_args().smoke:
-        measure(("3m",), (16,), repetitions=2, seconds=0.3)
-        return
-    require_quiet()
-    write_rows(ROOT / RAW, measure(MAPS, BATCHES, repetitions=5, seconds=0.4))
-    claims()
+    stepping.run(
+        command=COMMAND,
+        text=str(__doc__),
+        raw=RAW,
+        trial=lambda _: measure(("3m",), (16,), repetitions=2, seconds=0.3),
+        whole=lambda _: measure(MAPS, BATCHES, repetitions=5, seconds=0.4),
+        claims=claims,
+    )
 
 
 if __name__ == "__main__":

@@ -11,24 +11,11 @@ MPE2 steps one env on one processor and is compared with ours at 1,024 envs, and
 
 from __future__ import annotations
 
-import argparse
-import statistics
-import sys
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from experiments.benchmarks.interleave import (
-    Row,
-    Worker,
-    interleave,
-    rate,
-    ratios,
-    read_rows,
-    write_rows,
-)
-from experiments.benchmarks.machine import ROOT, require_quiet
-from experiments.benchmarks.peers import python_of
+from experiments.benchmarks import stepping
+from experiments.benchmarks.interleave import Row, ratios, read_rows
 from experiments.claims import Derived, write_claim
 
 RAW = "experiments/worlds/raw/navigation.csv"
@@ -36,47 +23,30 @@ COMMAND = "python -m experiments.benchmarks.navigation"
 BATCHES = (1, 16, 1024, 4096)
 CLAIMED = (1024, 4096)  # batch sizes of the ratios to JaxMARL and vmas: the worse of the two counts
 SCAN = {1: 10_000, 16: 5_000, 1024: 100, 4096: 30}  # JaxMARL's env steps per compiled call, about 0.2 s
-SIDES = {  # name: (form, threads)
+SIDES: dict[str, stepping.Form] = {
     "native 2": ("native", 2),
     "native 1": ("native", 1),
     "torch 2": ("torch", 2),
 }
+PEERS = {"jaxmarl": ("jaxmarl_spread", 2), "vmas": ("vmas_spread", 2), "mpe2": ("mpe2_spread", 1)}
 
 
 def measure(batches: tuple[int, ...], repetitions: int, seconds: float) -> list[Row]:
-    """All cases; the workers live through all of them, so that nothing but the case changes."""
-    rows: list[Row] = []
-    with ExitStack() as stack:
-
-        def start(python: Path | str, module: str, threads: int) -> Worker:
-            return stack.enter_context(Worker(python, [module], threads=threads))
-
-        ours = {
-            name: start(sys.executable, "marl_navigation", threads) for name, (_, threads) in SIDES.items()
-        }
-        jaxmarl = start(python_of("jaxmarl"), "jaxmarl_spread", 2)
-        vmas = start(python_of("vmas"), "vmas_spread", 2)
-        mpe2 = start(python_of("mpe2"), "mpe2_spread", 1)
-        sides = {**ours, "jaxmarl": jaxmarl, "vmas": vmas, "mpe2": mpe2}
-        mpe2.ask(prepare={})
-        for envs in batches:
-            for name, (form, threads) in SIDES.items():
-                ours[name].ask(prepare={"envs": envs, "form": form, "threads": threads})
-            vmas.ask(prepare={"envs": envs, "threads": 2})
-            spent = jaxmarl.ask(prepare={"envs": envs, "scan": SCAN[envs]})["seconds"]
-            print(f"{envs} envs: jaxmarl compiled in {spent:.0f} s", flush=True)
-            done = interleave(sides, repetitions=repetitions, seconds=seconds, about={"case": envs})
-            print(summary(done), flush=True)
-            rows += done
-    return rows
-
-
-def summary(rows: list[Row]) -> str:
-    """Medians of one case in one line."""
-    names = dict.fromkeys(row["side"] for row in rows)
-    medians = {name: statistics.median(rate(r) for r in rows if r["side"] == name) for name in names}
-    parts = ", ".join(f"{name} {value:,.0f}" for name, value in medians.items())
-    return f"{rows[0]['case']} envs (mpe2: 1), team steps/s: {parts}"
+    """All batch sizes; MPE2's one env beside each."""
+    cases = [
+        stepping.Case(
+            about={"case": envs},
+            words=("env=navigation",),
+            envs=envs,
+            peers={
+                "jaxmarl": {"envs": envs, "scan": SCAN[envs]},
+                "vmas": {"envs": envs, "threads": 2},
+                "mpe2": {},
+            },
+        )
+        for envs in batches
+    ]
+    return stepping.measure(cases, SIDES, PEERS, repetitions=repetitions, seconds=seconds)
 
 
 def _ratio(path: Path, envs: int, ours: str, peer: str) -> Derived:
@@ -132,14 +102,14 @@ def claims() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--smoke", action="store_true", help="tiny sizes on a busy machine; keeps nothing")
-    if parser.parse_args().smoke:
-        measure((1024,), repetitions=2, seconds=0.3)
-        return
-    require_quiet()
-    write_rows(ROOT / RAW, measure(BATCHES, repetitions=7, seconds=0.4))
-    claims()
+    stepping.run(
+        command=COMMAND,
+        text=str(__doc__),
+        raw=RAW,
+        trial=lambda _: measure((1024,), repetitions=2, seconds=0.3),
+        whole=lambda _: measure(BATCHES, repetitions=7, seconds=0.4),
+        claims=claims,
+    )
 
 
 if __name__ == "__main__":

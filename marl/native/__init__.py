@@ -8,6 +8,7 @@ instruction set, so that a change of any of them builds anew. Without a compiler
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import functools
 import hashlib
 import importlib.util
@@ -134,16 +135,25 @@ def _usable(source: Path, flags: tuple[str, ...], libraries: tuple[str, ...]) ->
     library = cache_folder() / f"{source.stem}-{digest.hexdigest()[:20]}.so"
     try:
         if not library.is_file():
-            _build(compiler, source, flags, libraries, library)
+            with _alone(library):  # the second of two processes waits for what the first builds
+                if not library.is_file():
+                    _build(compiler, source, flags, libraries, library)
         yield library
     except OSError as error:  # a folder that is read-only, or from which nothing may be run
         raise NoCompiler(f"{library} cannot be used ({error}): set MARL_CACHE; {_SLOWER}") from error
 
 
+@contextmanager
+def _alone(library: Path) -> Iterator[None]:
+    library.parent.mkdir(parents=True, exist_ok=True)
+    with open(library.with_suffix(".lock"), "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
 def _build(
     compiler: str, source: Path, flags: tuple[str, ...], libraries: tuple[str, ...], library: Path
 ) -> None:
-    library.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(dir=library.parent, suffix=".so")
     os.close(handle)
     command = [compiler, *flags, f"-I{Path(__file__).parent}", str(source), *libraries, "-o", temporary]
@@ -152,4 +162,4 @@ def _build(
         os.unlink(temporary)
         raise NoCompiler(f"{compiler} could not build {source.name}:\n{result.stderr[:2000]}")
     os.chmod(temporary, 0o755)
-    os.replace(temporary, library)  # atomic: two processes may build at once
+    os.replace(temporary, library)

@@ -340,7 +340,7 @@ def test_learning_rate_and_entropy_fall_over_team_steps(make_spec, make_rollout)
         before = [p.clone() for p in team.actor.parameters()]
         _update(team, batch)
         for optimiser in team.optimisers.values():
-            assert optimiser._torch.param_groups[0]["lr"] == pytest.approx(0.01 * share)
+            assert optimiser.learning_rate == pytest.approx(0.01 * share)
         same = all(torch.equal(a, b) for a, b in zip(before, team.actor.parameters(), strict=True))
         assert same is (share == 0.0)
     settings = ((0.5, over), (0.0, 0), (0.5, 0))

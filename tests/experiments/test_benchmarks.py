@@ -115,7 +115,7 @@ def test_a_peer_that_is_not_installed_is_one_sentence(
 
 
 def test_env_worker_steps_and_sides_take_turns() -> None:
-    case = {"map": "3m", "envs": 4, "threads": 1}
+    case = {"words": ["env=battle/3m"], "envs": 4, "threads": 1}
     with (
         Worker(sys.executable, ["marl_env"], threads=1) as native,
         Worker(sys.executable, ["marl_env"], threads=1) as torch_form,
@@ -144,4 +144,4 @@ def test_train_worker_splits_its_time() -> None:
 
 def test_a_worker_that_dies_says_why() -> None:
     with Worker(sys.executable, ["marl_env"], threads=1) as worker, pytest.raises(MarlError, match="nowhere"):
-        worker.ask(prepare={"map": "nowhere", "envs": 1, "form": "native", "threads": 1})
+        worker.ask(prepare={"words": ["env=nowhere"], "envs": 1, "form": None, "threads": 1})

@@ -28,8 +28,8 @@ def test_claims_take_the_worse_batch_size_and_mpe2_one_processor(tmp_path: Path)
 
 
 def test_our_worker_steps() -> None:
-    with Worker(sys.executable, ["marl_navigation"], threads=1) as worker:
-        facts = worker.ask(prepare={"envs": 4, "form": "native", "threads": 1})
+    with Worker(sys.executable, ["marl_env"], threads=1) as worker:
+        facts = worker.ask(prepare={"words": ["env=navigation"], "envs": 4, "form": "native", "threads": 1})
         row = worker.ask(measure=0.01)
     assert (facts["agents"], facts["obs"]) == (3, 18)
     assert row["envs"] == 4

@@ -1,6 +1,8 @@
 """The native layers against their torch forms: values, gradients, threads, NaN, and no compiler."""
 
 import contextlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 import torch
@@ -269,3 +271,21 @@ def test_alone_gives_the_kernels_torchs_threads():
         with kernels.alone():
             assert (torch.get_num_threads(), kernels.threads()) == (1, 2)
         assert (torch.get_num_threads(), kernels.threads()) == (2, 2)
+
+
+def test_a_source_is_built_by_one_of_those_who_want_it(tmp_path, monkeypatch):
+    """The compiler is a stand-in that notes each build and hands out a library that is there already."""
+    library = next(native.cache_folder().glob("adam-*.so"))
+    compiler, log = tmp_path / "compiler", tmp_path / "builds"
+    compiler.write_text(
+        "#!/bin/sh\n[ $1 = --version ] && exit 0\n"
+        f"sleep 0.2; echo build >> {log}; while [ $1 != -o ]; do shift; done; cp {library} $2\n"
+    )
+    compiler.chmod(0o755)
+    monkeypatch.setenv("CXX", str(compiler))
+    monkeypatch.setenv("MARL_CACHE", str(tmp_path / "cache"))
+    source = Path(native.__file__).with_name("adam.cpp")
+    with ThreadPoolExecutor() as pool:
+        made = list(pool.map(native.load.__wrapped__, [source] * 3))
+    assert all(hasattr(each, "marl_adam") for each in made)
+    assert log.read_text() == "build\n"

@@ -305,7 +305,7 @@ def test_learning_rate_and_entropy_fall_over_team_steps(make_spec, make_rollout,
         m = _update(team, batch)
         bonus = m["policy_loss"] + 2.0 * m["value_loss"] - m["loss"]
         assert bonus.item() == pytest.approx(share * 0.5 * (m["entropy"] * live / steps).item(), abs=1e-4)
-        assert team.optimiser._torch.param_groups[0]["lr"] == pytest.approx(0.01 * share)
+        assert team.optimiser.learning_rate == pytest.approx(0.01 * share)
         assert torch.equal(before, team.network.C.weight) is (share == 0.0)
 
 
