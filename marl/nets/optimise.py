@@ -23,8 +23,8 @@ _BETA1, _BETA2 = 0.9, 0.999  # adam's, torch's default and every cited method's
 class Optimiser:
     """Gradient, norm, clipping and step of all parameters of a module as one vector.
 
-    The steps are torch.optim's, bit for bit on the CPU; its classes import torch's compiler, which takes longer
-    than all else at the start of a run.
+    The steps are torch.optim's, bit for bit on the CPU; its classes import torch's compiler, which takes
+    longer than all else at the start of a run.
 
     Args:
         module: moved into one vector here (`FlatParameters`).
