@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import json
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping
@@ -23,6 +24,8 @@ from marl.native import cache_folder
 
 _ROUNDS = 7  # turns of every candidate; CHOICE
 _SECONDS = 2e-4  # at least so long a turn; CHOICE
+_SLOW = 0.02  # seconds of a call that needs no warm-up; CHOICE
+_PLAIN = 1.5  # times the least that is slower beyond doubt; CHOICE
 _DRAW = 1.03  # times that differ by less are a draw; CHOICE
 
 
@@ -56,24 +59,26 @@ def forget() -> None:
 
 
 def _measure(candidates: Mapping[str, Callable[[], Tensor]]) -> str:
-    times: dict[str, list[float]] = {name: [] for name in candidates}
+    """Take turns; where a call is slow and the difference is plain, one turn is enough."""
+    least = dict.fromkeys(candidates, math.inf)  # what others on the machine disturb least
+    begin = time.perf_counter()
     for _ in range(_ROUNDS):
         for name, run in candidates.items():
-            _wait(run())
+            if least[name] == math.inf:
+                start = time.perf_counter()
+                run()  # warms up; a slow call counts already
+                if (spent := time.perf_counter() - start) > _SLOW:
+                    least[name] = spent
+                    continue
             calls, start = 0, time.perf_counter()
             while calls == 0 or time.perf_counter() - start < _SECONDS:
-                y = run()
+                run()
                 calls += 1
-            _wait(y)
-            times[name].append((time.perf_counter() - start) / calls)
-    least = {name: min(values) for name, values in times.items()}  # what others on the machine disturb least
+            least[name] = min(least[name], (time.perf_counter() - start) / calls)
+        times = sorted(least.values())
+        if time.perf_counter() - begin > _SLOW and times[1] > _PLAIN * times[0]:
+            break
     return next(name for name in least if least[name] <= _DRAW * min(least.values()))
-
-
-def _wait(y: Tensor) -> None:
-    """Until it is computed: a call on a GPU returns before."""
-    if y.is_cuda:
-        torch.cuda.synchronize(y.device)
 
 
 @functools.cache
