@@ -59,18 +59,18 @@ PEERS = (  # size, batch, G, whether torch.compile is tried: inductor takes many
 TABLES = (*(f"g{groups}" for groups in GROUPS), "train", "peers")
 LEAST, MOST = 5, 25  # turns of each side
 TURN, CELL = 0.003, 0.3  # seconds: at least so long a turn, at most so long a cell beyond its LEAST turns
-SLOW = 0.1  # seconds of a call that is its own warm-up
 
 
 def measure(runs: Mapping[str, Callable[[], object]], about: Mapping[str, object], least: int) -> list[Row]:
     """Take turns. Slow sides get `least` turns of one call; fast ones more turns of many calls."""
     calls: dict[str, int] = {}
     for name, run in runs.items():
-        for _ in range(3):  # packs, chooses a backend, warms up; the last one counts
+        run()  # packs and chooses a backend, which may take long
+        for _ in range(3):  # the last one counts
             start = time.perf_counter()
             run()
             spent = time.perf_counter() - start
-            if spent > SLOW:
+            if spent > TURN:
                 break
         calls[name] = max(1, math.ceil(TURN / max(spent, 1e-7)))
     rows: list[Row] = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,17 @@ def test_cells_run(table: str) -> None:
     assert {row["side"] for row in measured} >= {"dense", "network"}
     assert all(float(row["seconds"]) > 0 for row in measured)
     assert "network" in speed.summary(measured, about)
+
+
+def test_a_slow_first_call_does_not_shorten_the_turns() -> None:
+    waits = iter([0.15])
+
+    def run() -> None:
+        time.sleep(next(waits, 0.0))
+
+    rows = sparse.measure({"dense": run}, {}, least=1)
+    assert rows[0]["calls"] > 10
+    assert rows[0]["seconds"] > sparse.TURN / 20
 
 
 def test_groups_are_equal_or_ragged() -> None:
