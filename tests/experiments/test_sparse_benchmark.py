@@ -65,7 +65,6 @@ def test_a_slow_first_call_does_not_shorten_the_turns() -> None:
 
     rows = sparse.measure({"dense": run}, {}, least=1)
     assert rows[0]["calls"] > 10
-    assert rows[0]["seconds"] > sparse.TURN / 20
 
 
 def test_groups_are_equal_or_ragged() -> None:
