@@ -47,6 +47,11 @@ def compose(overrides: Sequence[str]) -> RunConfig:
                 f"{key} has several values: add -m to run one after the other, or quote the value"
             )
     node = _compose(words)
+    sparsity = (node.get("agent") or {}).get("sparsity")
+    if isinstance(sparsity, Mapping) and "_target_" not in sparsity:
+        kinds = ", ".join(name for name in options("sparsity") if name != "none")
+        settings = ", ".join(f"agent.sparsity.{name}" for name in sparsity)
+        raise MarlError(f"{settings}: say what kind of sparsity it is for, sparsity=<one of {kinds}>")
     try:
         return load(node | literal, trust=dict.fromkeys((*trusted(node), *_typed(words))))
     except UnknownSettingError as error:

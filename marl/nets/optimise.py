@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -15,7 +15,7 @@ from marl.nets import kernels
 from marl.nets.flat import FlatParameters, bind
 
 if TYPE_CHECKING:
-    from marl.sparse import Pruner
+    from marl.sparse.pruning import Pruner, Resting
 
 _BETA1, _BETA2 = 0.9, 0.999  # adam's, torch's default and every cited method's
 
@@ -114,26 +114,29 @@ class Optimiser:
         return self._state
 
     @torch.no_grad()
-    def _plain_step(self, resting: list[tuple[nn.Parameter, int]]) -> None:
+    def _plain_step(self, resting: Sequence[Resting]) -> None:
         """The step as torch.optim has it, but for entries that rest; they cost nothing."""
-        state, lr = self._statistics(), self.learning_rate
+        state, first = self._statistics(), 0
         state["step"] += 1
-        steps, first, end = int(state["step"]), 0, len(self.flat.vector)
-        awake = []
-        for parameter, kept in resting:  # in the order of the vector
+        for parameter, kept, factor in resting:  # in the order of the vector
             start = self.flat.start[parameter]
-            awake.append(slice(first, start + kept))
+            self._step_of(slice(first, start), 1.0)
+            self._step_of(slice(start, start + kept), factor)
             first = start + parameter.numel()
-        for part in (*awake, slice(first, end)):
-            p, g = self.flat.vector.data[part], self.flat.grad[part]
-            if self.kind == "rmsprop":
-                root = state["square_avg"][part].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
-                p.addcdiv_(g, root.sqrt().add_(self.eps), value=-lr)
-            else:
-                mean = state["exp_avg"][part].lerp_(g, 1 - _BETA1)
-                root = state["exp_avg_sq"][part].mul_(_BETA2).addcmul_(g, g, value=1 - _BETA2).sqrt()
-                root = root.div_((1 - _BETA2**steps) ** 0.5).add_(self.eps)
-                p.addcdiv_(mean, root, value=-lr / (1 - _BETA1**steps))
+        self._step_of(slice(first, len(self.flat.vector)), 1.0)
+
+    def _step_of(self, part: slice, factor: float) -> None:
+        """Of a part of the vector, with `factor` times the learning rate."""
+        state, lr = self._statistics(), factor * self.learning_rate
+        p, g, steps = self.flat.vector.data[part], self.flat.grad[part], int(state["step"])
+        if self.kind == "rmsprop":
+            root = state["square_avg"][part].mul_(self.alpha).addcmul_(g, g, value=1 - self.alpha)
+            p.addcdiv_(g, root.sqrt().add_(self.eps), value=-lr)
+        else:
+            mean = state["exp_avg"][part].lerp_(g, 1 - _BETA1)
+            root = state["exp_avg_sq"][part].mul_(_BETA2).addcmul_(g, g, value=1 - _BETA2).sqrt()
+            root = root.div_((1 - _BETA2**steps) ** 0.5).add_(self.eps)
+            p.addcdiv_(mean, root, value=-lr / (1 - _BETA1**steps))
 
     def _move(self, pruner: Pruner) -> None:
         """Let the pruner change what it changes; statistics go where their weights went."""

@@ -59,9 +59,10 @@ class Groups(Layers):
     groups: int = 4  # G of every layer that is meant, >= 1; 1 is dense. LearningGroup: 1 to 32
     # G of single layers, or of parts of the network, by name; the longest name that fits wins.
     layer_groups: Mapping[str, int] = field(default_factory=dict)
-    # Where groups begin, a layer's weights are multiplied so that those that are kept have the sum of squares
-    # that all had. CHOICE: initial weights are made for the inputs of a dense layer; with a G-th of them
-    # every layer's outputs are sqrt(G) times too small, and IC3Net with G=8 hardly began to learn.
+    # Kept weights are as large, and move as fast, as fits their number: where groups begin all are multiplied
+    # so that the kept ones have the sum of squares that all had, and Adam's or RMSprop's steps are 1 / density
+    # times as long, at most G. CHOICE, after Dey, Bergsma, Hestness, "Sparse maximal update parameterization",
+    # NeurIPS 2024: initial weights and steps are made for the inputs of a dense layer. False: as they are.
     rescale: bool = True
     backend: str = "auto"  # what executes the layers; `marl.sparse.linear`
 

@@ -121,7 +121,7 @@ def _train(
 @pytest.mark.parametrize("kind", ["adam", "rmsprop"])
 def test_sleeping_weights_rest_and_the_others_step_as_in_torch(kind: str):
     """Fixed groups: a torch optimiser on the masked dense network gives the same kept weights."""
-    config = RandomGroups(groups=3, smallest=1)
+    config = RandomGroups(groups=3, smallest=1, rescale=False)
     net, optimiser = _train(config, kind, steps=8)
     start, _ = _train(config, kind, steps=0)
     masks = [one.layout.mask_OI() for _, one in grouped_layers(start)]
@@ -321,3 +321,17 @@ def test_outputs_of_a_grouped_layer_are_as_large_as_those_of_its_dense_twin():
         x = torch.randn(200, 128, generator=generator(1))
         ratio = net(x).std() / dense(x).std()
         assert least < ratio < most
+
+
+@pytest.mark.parametrize("kind", ["adam", "rmsprop"])
+def test_steps_of_kept_weights_are_longer_the_fewer_they_are(kind: str):
+    """The first step of either optimiser has one size for all weights: rate, or rate / sqrt(1 - alpha)."""
+    moved = {}
+    for rescale in (True, False):
+        config = RandomGroups(groups=2, smallest=1, rescale=rescale)
+        (net, _), (start, _) = (_train(config, kind, steps=n) for n in (1, 0))
+        (_, one), _ = grouped_layers(net)
+        (_, first), _ = grouped_layers(start)
+        moved[rescale] = (one.packed - first.packed).abs().median(), (one.bias - first.bias).abs().median()
+    torch.testing.assert_close(moved[True][0], 2 * moved[False][0], rtol=0.02, atol=0.0)
+    torch.testing.assert_close(moved[True][1], moved[False][1], rtol=0.02, atol=0.0)

@@ -8,7 +8,7 @@ hold weights at zero or equal, as reference methods to compare with.
 from marl.sparse.pruning.circulant import BlockCirculant
 from marl.sparse.pruning.group_sparse import GroupSparse
 from marl.sparse.pruning.grouped import GroupPruner
-from marl.sparse.pruning.interface import Moved, Pruner, chosen_layers, sparsify
+from marl.sparse.pruning.interface import Moved, Pruner, Resting, chosen_layers, sparsify
 from marl.sparse.pruning.magnitude import Magnitude
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "Magnitude",
     "Moved",
     "Pruner",
+    "Resting",
     "chosen_layers",
     "sparsify",
 ]

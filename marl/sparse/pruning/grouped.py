@@ -11,7 +11,7 @@ from marl.nets import Linear
 from marl.sparse.config import Grouped, Groups
 from marl.sparse.grouping import Grouping, balanced
 from marl.sparse.layer import GroupedCopies, GroupedLayer, grouped_layers
-from marl.sparse.pruning.interface import Moved, Pruner, chosen_layers
+from marl.sparse.pruning.interface import Moved, Pruner, Resting, chosen_layers
 
 
 class GroupPruner(Pruner):
@@ -85,8 +85,14 @@ class GroupPruner(Pruner):
             if layer.grouping is not None:
                 layer.grouping.fit(layer.dense())
 
-    def resting(self) -> list[tuple[nn.Parameter, int]]:
-        return [(layer.weight, layer.layout.nnz) for _, layer in self._layers]
+    def resting(self) -> list[Resting]:
+        return [Resting(layer.weight, layer.layout.nnz, self._factor(layer)) for _, layer in self._layers]
+
+    def _factor(self, layer: GroupedLayer) -> float:
+        """1 / density, at most G, where steps are rescaled."""
+        if not self._rescale or layer.layout.nnz == 0:
+            return 1.0
+        return min(1.0 / layer.layout.density, float(layer.count))
 
     def grouped(self) -> Iterable[tuple[str, GroupedLayer]]:
         return self._layers

@@ -22,6 +22,14 @@ class Moved(NamedTuple):
     order: Tensor
 
 
+class Resting(NamedTuple):
+    """A flat parameter of which only the first `kept` entries take part in steps, `factor` times as long."""
+
+    parameter: nn.Parameter
+    kept: int
+    factor: float
+
+
 class Pruner(nn.Module):
     """Decides which weights of a network count, while it learns.
 
@@ -39,8 +47,8 @@ class Pruner(nn.Module):
         """Weights may be changed. Args: steps: of the optimiser so far, this one counted."""
         return []
 
-    def resting(self) -> list[tuple[nn.Parameter, int]]:
-        """Parameters (flat) of which only so many entries, the first, take part in a step."""
+    def resting(self) -> list[Resting]:
+        """Parameters that do not take part in a step as a whole, in the order of the network."""
         return []
 
     def observe(self, reward: Tensor) -> None:
