@@ -60,8 +60,8 @@ class Groups(Layers):
     # G of single layers, or of parts of the network, by name; the longest name that fits wins.
     layer_groups: Mapping[str, int] = field(default_factory=dict)
     # Kept weights are as large, and move as fast, as fits their number: where groups begin all are multiplied
-    # so that kept ones have the sum of squares that all had, and Adam's or RMSprop's steps are 1 / density times
-    # as long, at most G times. CHOICE, after Dey, Bergsma, Hestness, "Sparse maximal update parameterization",
+    # so that kept ones have the sum of squares that all had, and steps of Adam or RMSprop are 1 / density as
+    # long, at most G times. CHOICE, after Dey, Bergsma, Hestness, "Sparse maximal update parameterization",
     # NeurIPS 2024: initial weights and steps are made for the inputs of a dense layer. False: neither.
     rescale: bool = True
     backend: str = "auto"  # what executes the layers; `marl.sparse.linear`
