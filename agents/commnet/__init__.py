@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import torch
 
-from marl.comm import CommConfig, CommTeam, Mean
+from marl.comm import CommConfig, CommTeam, Mean, in_cell
 from marl.rng import Rng
 from marl.types import EnvSpec
 
@@ -30,6 +30,5 @@ class Config(CommConfig):
     own_rewards: bool = False  # every agent learns from the mean reward of all
 
     def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> CommTeam:
-        return CommTeam(
-            spec, self, gated=False, make_aggregate=lambda _: Mean(self.hidden), rng=rng, device=device
-        )
+        make = in_cell(spec, self, gated=False, make_aggregate=lambda _: Mean(self.hidden))
+        return CommTeam(spec, self, gated=False, make_network=make, rng=rng, device=device)

@@ -19,7 +19,7 @@ from typing import Literal
 
 import torch
 
-from marl.comm import CommConfig, CommTeam, Mean
+from marl.comm import CommConfig, CommTeam, Mean, in_cell
 from marl.errors import require
 from marl.rng import Rng
 from marl.types import EnvSpec
@@ -36,11 +36,6 @@ class Config(CommConfig):
         require(self.gate in ("learned", "open"), "gate", self.gate, "give learned or open")
 
     def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> CommTeam:
-        return CommTeam(
-            spec,
-            self,
-            gated=self.gate == "learned",
-            make_aggregate=lambda _: Mean(self.hidden),
-            rng=rng,
-            device=device,
-        )
+        gated = self.gate == "learned"
+        make = in_cell(spec, self, gated=gated, make_aggregate=lambda _: Mean(self.hidden))
+        return CommTeam(spec, self, gated=gated, make_network=make, rng=rng, device=device)

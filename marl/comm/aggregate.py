@@ -14,12 +14,15 @@ References: Sukhbaatar et al., "Learning Multiagent Communication with Backpropa
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from marl.nets import linear
+
+if TYPE_CHECKING:
+    from marl.sparse.export.build import Builder
 
 
 class Aggregate(Protocol):
@@ -49,6 +52,10 @@ class Aggregate(Protocol):
             delivered_BNN: bool.
             alive_BN: bool.
         """
+        ...
+
+    def write(self, b: Builder, r: int, h: str, heard: str, alive: str) -> str:
+        """The same in `marl export`'s words, in round r: from names of values to m's."""
         ...
 
 
@@ -81,6 +88,9 @@ class Mean(nn.Module):
         if received_BNNM is None:
             return torch.bmm(delivered_BNN * share_BN[..., None], said_BNM)
         return received_BNNM.sum(2) * share_BN[..., None]
+
+    def write(self, b: Builder, r: int, h: str, heard: str, alive: str) -> str:
+        return b.step("mean", (h, heard, alive), (f"m_{r}",))[0]
 
 
 class Attention(nn.Module):
@@ -125,3 +135,7 @@ class Attention(nn.Module):
         if received_BNNM is None:
             return torch.bmm(alpha_BNN, v_BNV)
         return (alpha_BNN[..., None] * v_BNNV).sum(2)
+
+    def write(self, b: Builder, r: int, h: str, heard: str, alive: str) -> str:
+        layers = b.shared("say", self.say), b.shared("query", self.query)
+        return b.step("attention", (h, heard, alive), (f"m_{r}",), layers, signature=self.signature)[0]

@@ -5,6 +5,7 @@
 | r_t | reward_BTN | reward of the transition t -> t+1, per agent |
 | V | value_BTN | the agent's own value |
 | G | returned by own_returns | return of an agent, cut where it leaves |
+| A | gain | what an action was worth: G - V, or Q of a central critic |
 | pi(a, g) | log_prob | probability of action and gate together |
 
 Reference: Singh et al., "Learning when to Communicate at Scale in Multiagent Cooperative and Competitive
@@ -68,16 +69,17 @@ def own_returns(
 
 
 def reinforce_loss(
-    log_prob: Tensor, value: Tensor, target: Tensor, live: Tensor, steps: Tensor
+    log_prob: Tensor, value: Tensor, target: Tensor, gain: Tensor, live: Tensor, steps: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """-sum_i (G - V) log pi(a, g) with a constant G - V, and sum_i (V - G)^2, both per team step.
+    """-sum_i A log pi(a, g), and sum_i (V - G)^2, both per team step.
 
     Args:
         log_prob, value: float, any shape, differentiable.
         target: G, the same shape, constant.
+        gain: A, the same shape, constant: G - V, or a critic's value of the actions taken.
         live: bool, the same shape: agents that could act.
         steps: how many team steps these are, > 0.
     """
+    policy = -(torch.where(live, gain, 0.0) * torch.where(live, log_prob, 0.0)).sum()
     error = torch.where(live, target - value, 0.0)
-    policy = -(error.detach() * torch.where(live, log_prob, 0.0)).sum()
     return policy / steps, error.square().sum() / steps

@@ -7,6 +7,7 @@
 | p_ij | delivered | j's message reached i (receiver first), per round; stored while acting |
 | pi(a, g), V | log_prob, value | joint probability of action and gate; value; both per agent |
 | G | return | target of the value: marl/comm/losses.py |
+| A | gain | G - V, or the central critic's Q of what was done |
 
 A silent agent still receives: the gate belongs to the sender alone.
 """
@@ -17,14 +18,14 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from marl.channel import PerfectLink
 from marl.comm import export
-from marl.comm.aggregate import Aggregate
 from marl.comm.config import CommConfig
 from marl.comm.losses import departures, own_returns, reinforce_loss
-from marl.comm.network import CommNetwork, Outputs
+from marl.comm.network import Outputs, State, TalkingNetwork
 from marl.errors import MarlError
 from marl.nets import Optimiser, kernels, linear_decay, load_tensors, tensors_of, undone_if_not_finite
 from marl.policy.chunks import cut, minibatches, states_before
@@ -51,7 +52,7 @@ class CommTeam:
         spec: the world; Discrete actions and a team or per-agent reward.
         config: hyper-parameters.
         gated: agents learn when to talk; else they always do.
-        make_aggregate: makes what turns messages into one vector, from a generator of weights.
+        make_network: makes the network, from a generator of weights; its gate is there if `gated`.
         rng: source of the initial weights.
         device: where the network lives and batches arrive.
 
@@ -65,7 +66,7 @@ class CommTeam:
         config: CommConfig,
         *,
         gated: bool,
-        make_aggregate: Callable[[torch.Generator], Aggregate],
+        make_network: Callable[[torch.Generator], TalkingNetwork],
         rng: Rng,
         device: torch.device,
     ) -> None:
@@ -75,16 +76,7 @@ class CommTeam:
             raise MarlError(f"env={spec.name} has a vector reward: this team needs a scalar one")
         self.spec, self.config, self.gated, self.device = spec, config, gated, device
         self.chosen, self.updates, self.steps = config.chosen, 0, 0  # steps: team steps learned from
-        self.network = CommNetwork(
-            spec.obs_size,
-            spec.n_actions,
-            hidden=config.hidden,
-            rounds=config.rounds,
-            recurrent=config.recurrent,
-            gated=gated,
-            make_aggregate=make_aggregate,
-            generator=rng.torch("init"),
-        ).to(device)
+        self.network = make_network(rng.torch("init")).to(device)
         self.pruner = sparsify(self.network, config.sparsity, rng)
         self.pruners = {} if self.pruner is None else {"": self.pruner}
         ppo = config.learner == "ppo"
@@ -110,9 +102,8 @@ class CommTeam:
 
     def initial_carry(self, rows: int) -> Carry:
         N, H = self.spec.n_agents, self.config.hidden
-        carry = {}
-        if self.config.recurrent:
-            carry = {name: torch.zeros(rows, N, H, device=self.device) for name in ("h_BNH", "c_BNH")}
+        states = self.network.states
+        carry = {f"{name}_BNH": torch.zeros(rows, N, H, device=self.device) for name in states}
         if self.gated:
             carry["gate_BN"] = torch.zeros(rows, N, dtype=torch.bool, device=self.device)
         return carry
@@ -122,14 +113,14 @@ class CommTeam:
         self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
     ) -> Act:
         """Sample action and gate if explore > 0, else take the likeliest."""
-        (h_BNH, c_BNH), delivered, carry = self._listen(ts, carry, link or PerfectLink(self.device))
-        out = self.network.outputs(h_BNH)
+        state, delivered, carry = self._listen(ts, carry, link or PerfectLink(self.device))
+        out = self.network.outputs(state[0])
         logits_BNA = out.logits.masked_fill(~ts.avail_BNA, _NEVER)
         actions_BN = sample(logits_BNA, rng) if explore > 0 else logits_BNA.argmax(-1)
         left_BN = ts.info.get("left", torch.zeros_like(ts.alive_BN))
         extras = {"delivered": torch.stack(delivered, 1), "left": left_BN}
-        if self.config.recurrent:
-            carry = carry | {"h_BNH": h_BNH, "c_BNH": c_BNH}
+        names = self.network.states
+        carry = carry | {f"{name}_BNH": x_BNH for name, x_BNH in zip(names, state, strict=False)}
         if out.gate is not None:
             gate_BN = sample(out.gate, rng.fold("gate")) if explore > 0 else out.gate.argmax(-1)
             carry = carry | {"gate_BN": gate_BN.bool()}
@@ -143,12 +134,10 @@ class CommTeam:
 
     def export(self) -> Policy:
         """What `marl export` writes: acting alone, every message delivered, with masks resolved."""
-        return export.policy(self.spec, self.network, gated=self.gated, messages=self.config.messages)
+        return export.policy(self.spec, self.network, messages=self.config.messages)
 
-    def _listen(
-        self, ts: TimeStep, carry: Carry, link: Link
-    ) -> tuple[tuple[Tensor, Tensor], list[Tensor], Carry]:
-        """One entry of the network through the link: (h, c), what arrived per round, the link's carry."""
+    def _listen(self, ts: TimeStep, carry: Carry, link: Link) -> tuple[State, list[Tensor], Carry]:
+        """One entry of the network through the link: its state, what arrived per round, the link's carry."""
         wanted_BNN = self._wanted(ts.alive_BN, carry.get("gate_BN"))
         delivered: list[Tensor] = []
 
@@ -159,8 +148,8 @@ class CommTeam:
             return received_BNNM, delivered_BNN
 
         e_BNH = self.network.encode(ts.obs_BNO)
-        h_BNH, c_BNH = carry.get("h_BNH", e_BNH), carry.get("c_BNH", e_BNH)
-        return self.network.step(e_BNH, h_BNH, c_BNH, ts.alive_BN, exchange), delivered, carry
+        state = tuple(carry[f"{name}_BNH"] for name in self.network.states)
+        return self.network.step(e_BNH, state, ts.alive_BN, exchange), delivered, carry
 
     def _wanted(self, alive: Tensor, gate: Tensor | None) -> Tensor:
         """Who would talk to whom, bool (..., receiver, sender): the living, if the sender's gate is open."""
@@ -204,11 +193,9 @@ class CommTeam:
         """Everything that learning needs, computed once with the network that acted; (X, L, ...)."""
         net, delivered_BTRNN = self.network, self._delivered(batch)
         e_BTNH = net.encode(batch.obs_BTNO)
-        first = {name: batch.extras.get(f"carry.{name}_BNH", e_BTNH[:, 0]) for name in ("h", "c")}
-        states = net(e_BTNH, batch.start_BT, batch.alive_BTN, delivered_BTRNN, (first["h"], first["c"]))
+        first = {name: batch.extras[f"carry.{name}_BNH"] for name in net.states}
+        states = net(e_BTNH, batch.start_BT, batch.alive_BTN, delivered_BTRNN, tuple(first.values()))
         out = net.outputs(states[0])
-        value_BTN = self.norm.restore(out.value)
-        return_BTN = self._returns(batch, value_BTN)
         live_BTN = batch.alive_BTN & batch.filled_BT[..., None]
         per_entry = {
             "obs": batch.obs_BTNO,
@@ -219,18 +206,34 @@ class CommTeam:
             "actions": batch.actions_BTN,
             "filled": batch.filled_BT,
             "live": live_BTN,
-            "value": out.value,
+        }
+        value_BTN = self._value(out, states[0], per_entry)
+        restored_BTN = self.norm.restore(value_BTN)
+        return_BTN = self._returns(batch, restored_BTN)
+        gain_BTN = restored_BTN if net.central else return_BTN - restored_BTN
+        per_entry |= {
+            "value": value_BTN,
             "return": return_BTN,
-            "advantage": _standardise(return_BTN - value_BTN, live_BTN),
+            "gain": gain_BTN,
+            "advantage": _standardise(gain_BTN, live_BTN),
         }
         if "gate" in batch.extras:
             per_entry["gate"] = batch.extras["gate"]
         per_entry["log_prob"], _ = self._log_prob(out, per_entry)
         L = self.config.chunk or batch.start_BT.shape[1]
         chunks = {name: cut(value, L) for name, value in per_entry.items()}
-        for name, x_BTNH in zip(first, states, strict=True):
-            chunks[name] = states_before(x_BTNH, first[name], L)
+        for (name, first_BNH), x_BTNH in zip(first.items(), states, strict=False):
+            chunks[name] = states_before(x_BTNH, first_BNH, L)
         return chunks
+
+    def _value(self, out: Outputs, h: Tensor, x: dict[str, Tensor]) -> Tensor:
+        """Every agent's own value, or the central critic's of the actions taken, (..., N)."""
+        if out.value is not None:
+            return out.value
+        logits = out.logits.masked_fill(~x["avail"], _NEVER)
+        taken = F.one_hot(x["actions"], logits.shape[-1]).to(logits.dtype)
+        action = torch.where(x["filled"][..., None, None], taken, logits.softmax(-1).detach())
+        return self.network.joint_value(h, x["alive"], action)
 
     def _delivered(self, batch: Batch) -> Tensor:
         """Which messages arrived (B, T, R, N, N): as acting stored them; wanted ones where nobody acted."""
@@ -257,11 +260,12 @@ class CommTeam:
             reward_BT[..., None].expand_as(value_BTN), value_BTN, ended_BT, batch.filled_BT, **rest
         )
 
-    def _look(self, x: dict[str, Tensor]) -> Outputs:
-        """Heads of chunks, differentiable."""
-        e = self.network.encode(x["obs"])
-        h, _ = self.network(e, x["start"], x["alive"], x["delivered"], (x["h"], x["c"]))
-        return self.network.outputs(h)
+    def _look(self, x: dict[str, Tensor]) -> tuple[Outputs, Tensor]:
+        """Heads and values of chunks, differentiable."""
+        e, state = self.network.encode(x["obs"]), tuple(x[name] for name in self.network.states)
+        h = self.network(e, x["start"], x["alive"], x["delivered"], state)[0]
+        out = self.network.outputs(h)
+        return out, self._value(out, h, x)
 
     def _log_prob(self, out: Outputs, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """log pi of the stored action and gate together, and the policy's entropy; (..., N)."""
@@ -274,21 +278,21 @@ class CommTeam:
 
     def _reinforce(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
         """One optimiser step on a whole rollout."""
-        out, live = self._look(x), x["live"]
+        (out, value), live = self._look(x), x["live"]
         log_prob, spread = self._log_prob(out, x)
         steps = x["filled"].sum().clamp(min=1)
-        gain, error = reinforce_loss(log_prob, out.value, x["return"], live, steps)
+        gain, error = reinforce_loss(log_prob, value, x["return"], x["gain"], live, steps)
         bonus = torch.where(live, spread, 0.0).sum() / steps
         return self._step(gain, error, bonus, masked_mean(spread, live))
 
     def _ppo(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
         """One optimiser step on a minibatch of chunks."""
-        c, out, live = self.config, self._look(x), x["live"]
+        c, (out, value), live = self.config, self._look(x), x["live"]
         log_prob, spread = self._log_prob(out, x)
         gain = policy_loss(log_prob, x["log_prob"], x["advantage"], live, clip=c.clip)
         self.norm.update(x["return"], live)
         target = self.norm.normalise(x["return"])
-        error = value_loss(out.value, x["value"], target, live, clip=c.clip, huber=c.huber)
+        error = value_loss(value, x["value"], target, live, clip=c.clip, huber=c.huber)
         mean_entropy = masked_mean(spread, live)
         metrics = self._step(gain, error, mean_entropy, mean_entropy)
         return metrics | {"kl": masked_mean(x["log_prob"] - log_prob, live)}

@@ -197,6 +197,11 @@ def _add(layers: Sequence[Any], x: Tensor, y: Tensor) -> Values:
     return (x + y,)
 
 
+def _cat(layers: Sequence[Any], x: Tensor, y: Tensor) -> Values:
+    """Two values side by side in the last dimension."""
+    return (torch.cat((x, y), -1),)
+
+
 def _tanh(layers: Sequence[Any], x: Tensor) -> Values:
     return (torch.tanh(x),)
 
@@ -247,6 +252,7 @@ OPS: dict[str, Callable[..., Values]] = {
     "gru": _gru,
     "lstm": _lstm,
     "add": _add,
+    "cat": _cat,
     "tanh": _tanh,
     "split": _split,
     "second": _second,

@@ -21,6 +21,7 @@ TEAMS = [
     ("env=predator_prey/easy", "agent=commnet", "agent.recurrent=false", "agent.rounds=2"),
     ("env=predator_prey/easy", "agent=ic3net", "agent.messages=false"),
     ("env=traffic_junction/easy", "agent=tarmac"),
+    ("env=predator_prey/easy", "agent=tarmac", "agent.form=paper", "agent.rounds=2"),
     ("env=battle/3m", "agent=mappo", "agent.recurrent=true"),
     ("env=navigation", "agent=ippo", "agent.recurrent=false", "agent.share=false", "agent.activation=tanh"),
     ("env=navigation", "env.actions=continuous", "agent=ippo", "agent.layer_norm=false"),
