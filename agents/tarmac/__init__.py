@@ -76,15 +76,23 @@ class Config(CommConfig):
         return chosen
 
     def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> CommTeam:
-        gated, sizes = self.gate == "learned", {"signature": self.signature, "value": self.value}
+        gated = self.gate == "learned"
 
         def attention(generator: torch.Generator) -> Attention:
-            return Attention(self.hidden, **sizes, generator=generator)
+            return Attention(self.hidden, signature=self.signature, value=self.value, generator=generator)
 
         def paper(generator: torch.Generator) -> TalkingNetwork:
-            shape = {"hidden": self.hidden, "rounds": self.rounds, "gated": gated}
-            counts = spec.obs_size, spec.n_actions, spec.n_agents
-            return TargetedNetwork(*counts, **shape, **sizes, generator=generator)
+            return TargetedNetwork(
+                spec.obs_size,
+                spec.n_actions,
+                spec.n_agents,
+                hidden=self.hidden,
+                rounds=self.rounds,
+                gated=gated,
+                signature=self.signature,
+                value=self.value,
+                generator=generator,
+            )
 
         make = paper if self.form else in_cell(spec, self, gated=gated, make_aggregate=attention)
         return CommTeam(spec, self, gated=gated, make_network=make, rng=rng, device=device)

@@ -92,6 +92,7 @@ class TargetedNetwork(TalkingNetwork):
         g, c = h, ""
         for r in range(self.rounds):
             if r:
+                assert self.W is not None
                 (both,) = b.step("cat", (c, g), (f"both_{r}",))
                 (g,) = b.step("tanh", (b.linear("W", self.W, both, makes=f"W_{r}"),), (f"g_{r}",))
             c = self.aggregate.write(b, r, g, heard, alive)
