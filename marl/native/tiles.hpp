@@ -26,6 +26,22 @@ inline Vec load(const float* p) { return *reinterpret_cast<const Anywhere*>(p); 
 inline void store(float* p, Vec v) { *reinterpret_cast<Anywhere*>(p) = v; }
 inline Vec splat(float x) { return x - Vec{}; }
 
+// The sum of all lanes: halves are added until one is left.
+template <int Half = kLanes / 2>
+inline float total(Vec v) {
+#if defined(__GNUC__) && !defined(__clang__)
+  VecInt other;
+  for (int i = 0; i < kLanes; ++i) other[i] = i ^ Half;
+  v += __builtin_shuffle(v, other);
+  if constexpr (Half > 1) return total<Half / 2>(v);
+  return v[0];
+#else
+  float sum = 0.0f;
+  for (int i = 0; i < kLanes; ++i) sum += v[i];
+  return sum;
+#endif
+}
+
 // exp(x): 2^k e^r with |r| <= ln(2)/2 and the minimax polynomial of Cephes expf; 2 ulp on [-87, 88].
 inline Vec exp(Vec x) {
   x = x < splat(-87.0f) ? splat(-87.0f) : x;  // a NaN fails both tests and passes through

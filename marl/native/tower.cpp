@@ -17,18 +17,13 @@ using marl::Vec;
 using marl::load;
 using marl::splat;
 using marl::store;
+using marl::total;
 
 constexpr int kBlock = 48;        // rows of a block
 constexpr float kEps = 1e-5f;     // of LayerNorm, as torch's default
 enum Activation { kNone, kRelu, kTanh };
 
 int64_t padded(int64_t n) { return (n + kLanes - 1) / kLanes * kLanes; }
-
-float total(Vec v) {
-  float sum = 0.0f;
-  for (int i = 0; i < kLanes; ++i) sum += v[i];
-  return sum;
-}
 
 // LayerNorm of one set of weights over n features: gain and shift, and 1 where a feature is no padding.
 struct Norm {
