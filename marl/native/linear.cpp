@@ -62,6 +62,11 @@ inline void add(int64_t P, float a, const float* from, float* to) {
     marl::store(to + p, marl::load(to + p) + a * marl::load(from + p));
 }
 
+// to += a times row k of packed B (K, P).
+inline void add_row(int64_t K, int64_t P, float a, const float* packed, int64_t k, float* to) {
+  marl::each_panel(P, [&](int64_t j, int64_t width) { add(width, a, packed + j * K + k * width, to + j); });
+}
+
 }  // namespace
 
 extern "C" {
@@ -70,12 +75,12 @@ extern "C" {
 void marl_linear_forward(int64_t R, int64_t C, int64_t I, int64_t O, const float* x, const float* w,
                          const float* bias, int relu, float* y, int threads) {
   const int64_t P = padded(O);
-  std::vector<float> turned(C * I * P, 0.0f), edge(C * P, 0.0f);  // W^T and b, padded
-  for (int64_t c = 0; c < C; ++c)
-    for (int64_t o = 0; o < O; ++o) {
-      edge[c * P + o] = bias[c * O + o];
-      for (int64_t i = 0; i < I; ++i) turned[(c * I + i) * P + o] = w[(c * O + o) * I + i];
-    }
+  std::vector<float> turned(C * I * P), edge(C * P, 0.0f);  // W^T packed, and b
+  for (int64_t c = 0; c < C; ++c) {
+    std::copy(bias + c * O, bias + (c + 1) * O, &edge[c * P]);
+    const auto weight = [&](int64_t i, int64_t o) { return o < O ? w[(c * O + o) * I + i] : 0.0f; };
+    marl::pack(I, P, weight, &turned[c * I * P]);
+  }
   threads = marl::worthwhile(2.0 * R * C * I * P, threads);
   marl::split((R + kBlock - 1) / kBlock, threads, [&](int, int64_t first, int64_t last) {
     std::vector<float> copy(O == P ? 0 : kBlock * P);
@@ -90,9 +95,9 @@ void marl_linear_forward(int64_t R, int64_t C, int64_t I, int64_t O, const float
         const float *from_x = x + (r0 * C + c) * I, *with = &turned[c * I * P];
         if (entries.found(from_x, C * I, rows, I))
           for (int64_t r = 0; r < rows; ++r)
-            entries.each(r, [&](int64_t i, float value) { add(P, value, with + i * P, out + r * next); });
+            entries.each(r, [&](int64_t i, float value) { add_row(I, P, value, with, i, out + r * next); });
         else
-          marl::product(rows, P, I, from_x, C * I, 1, with, P, out, next, true);
+          marl::packed_product(rows, P, I, from_x, C * I, 1, with, out, next, true);
         if (relu)  // written so that NaN stays NaN
           for (int64_t r = 0; r < rows; ++r)
             for (int64_t o = 0; o < P; o += marl::kLanes) {
@@ -110,8 +115,11 @@ void marl_linear_forward(int64_t R, int64_t C, int64_t I, int64_t O, const float
 void marl_linear_backward(int64_t R, int64_t C, int64_t I, int64_t O, const float* x, const float* w,
                           const float* y, const float* dy, float* dx, float* dw, float* db, int threads) {
   const int64_t P = padded(O), Q = padded(I);
-  std::vector<float> wide(C * O * Q, 0.0f);  // W with padded rows
-  for (int64_t k = 0; k < C * O; ++k) std::memcpy(&wide[k * Q], w + k * I, I * sizeof(float));
+  std::vector<float> packed(dx ? C * O * Q : 0);  // W
+  for (int64_t c = 0; dx && c < C; ++c) {
+    const auto weight = [&](int64_t o, int64_t i) { return i < I ? w[(c * O + o) * I + i] : 0.0f; };
+    marl::pack(O, Q, weight, &packed[c * O * Q]);
+  }
   threads = marl::worthwhile(4.0 * R * C * I * P, threads);
   std::vector<std::vector<float>> sums(threads), turned(threads);  // dW and db; dW^T of sparse blocks
   marl::split((R + kBlock - 1) / kBlock, threads, [&](int thread, int64_t first, int64_t last) {
@@ -154,7 +162,7 @@ void marl_linear_backward(int64_t R, int64_t C, int64_t I, int64_t O, const floa
         }
         if (!dx) continue;
         float* out = I == Q ? dx + at * I : copy_dx.data();
-        marl::product(rows, Q, O, d, next_d, 1, &wide[c * O * Q], Q, out, I == Q ? C * I : Q, false);
+        marl::packed_product(rows, Q, O, d, next_d, 1, &packed[c * O * Q], out, I == Q ? C * I : Q, false);
         for (int64_t r = 0; I != Q && r < rows; ++r)
           std::memcpy(dx + (at + r * C) * I, &copy_dx[r * Q], I * sizeof(float));
       }

@@ -92,20 +92,48 @@ inline void strip(int M, int K, const float* A, int64_t ai, int64_t ak, const fl
     if (i < M) strip<R - 1, V>(M - i, K, A + i * ai, ai, ak, B, ldb, C + i * ldc, ldc, add);
 }
 
-// Columns in strips of V vectors, then the same with what is left.
-template <int V>
+constexpr int kDepth = 64;  // terms of a sum at a time: 64 rows of a strip of B are 16 KiB at most. CHOICE
+
+// Columns in strips of V vectors, then the same with what is left. Panels: B is as `pack` leaves it.
+template <int V, bool Panels>
 inline void strips(int M, int N, int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb,
                    float* C, int64_t ldc, bool add) {
+  const int64_t next_row = Panels ? V * kLanes : ldb, next_column = Panels ? K : 1;
   int j = 0;
-  for (; j + V * kLanes <= N; j += V * kLanes) strip<kRows, V>(M, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+  for (; j + V * kLanes <= N; j += V * kLanes)
+    for (int k = 0; k == 0 || k < K; k += kDepth)
+      strip<kRows, V>(M, K - k < kDepth ? K - k : kDepth, A + k * ak, ai, ak, B + j * next_column + k * next_row,
+                      next_row, C + j, ldc, add || k > 0);
   if constexpr (V > 1)
-    if (j < N) strips<V - 1>(M, N - j, K, A, ai, ak, B + j, ldb, C + j, ldc, add);
+    if (j < N) strips<V - 1, Panels>(M, N - j, K, A, ai, ak, B + j * next_column, ldb, C + j, ldc, add);
 }
 
 // C (M, N) (+)= A (M, K) B (K, N) for any strides of A; N must be a multiple of kLanes.
 inline void product(int M, int N, int K, const float* A, int64_t ai, int64_t ak, const float* B, int64_t ldb,
                     float* C, int64_t ldc, bool add) {
-  strips<kVectors>(M, N, K, A, ai, ak, B, ldb, C, ldc, add);
+  strips<kVectors, false>(M, N, K, A, ai, ak, B, ldb, C, ldc, add);
+}
+
+// The same for B from `pack`: what a strip needs lies together, whatever N is.
+inline void packed_product(int M, int N, int K, const float* A, int64_t ai, int64_t ak, const float* B, float* C,
+                           int64_t ldc, bool add) {
+  strips<kVectors, true>(M, N, K, A, ai, ak, B, 0, C, ldc, add);
+}
+
+// Calls panel(j, width) for every panel of N columns: strips of kVectors vectors, and what is left.
+template <typename Panel>
+inline void each_panel(int64_t N, const Panel& panel) {
+  constexpr int64_t kWidth = kVectors * kLanes;
+  for (int64_t j = 0; j < N; j += kWidth) panel(j, N - j < kWidth ? N - j : kWidth);
+}
+
+// B(k, j) = value(k, j) for `packed_product`, K N floats: panel after panel, in each row after row.
+template <typename Value>
+inline void pack(int64_t K, int64_t N, const Value& value, float* to) {
+  each_panel(N, [&](int64_t first, int64_t width) {
+    for (int64_t k = 0; k < K; ++k)
+      for (int64_t j = 0; j < width; ++j) *to++ = value(k, first + j);
+  });
 }
 
 }  // namespace marl

@@ -51,7 +51,7 @@ def _compare(native_out, torch_out, leaves):
         torch.testing.assert_close(ours, reference, rtol=1e-5, atol=1e-5 * scale)
 
 
-SIZES = [(1, 1, 1), (7, 5, 3), (50, 16, 32), (130, 42, 64), (100, 70, 100), (49, 64, 9)]
+SIZES = [(1, 1, 1), (7, 5, 3), (50, 16, 32), (130, 42, 64), (100, 70, 100), (49, 64, 9), (60, 200, 150)]
 
 
 @pytest.mark.parametrize("relu", [False, True])
