@@ -81,8 +81,8 @@ struct Stage {
   bool norm;
   int64_t activation, I, O, Q, P;       // inputs, outputs, and both padded
   Norm before;                          // of the inputs
-  std::vector<float> turned, bias;      // W^T (I, P), b (P)
-  std::vector<float> wide;              // W (O, Q), for backward
+  std::vector<float> turned, bias;      // W^T (I, P) packed, b (P)
+  std::vector<float> straight;          // W (O, Q) packed, for backward
   int64_t at_gain, at_shift, at_weight, at_bias;
 };
 
@@ -100,15 +100,13 @@ struct Tower {
       if (g.norm) g.before = Norm(p[0] + c * I, p[1] + c * I, I), p += 2;
       const float *w = p[0] + c * g.O * I, *b = p[1] + c * g.O;
       p += 2;
-      g.turned.assign(I * g.P, 0.0f), g.bias.assign(g.P, 0.0f);
-      for (int64_t o = 0; o < g.O; ++o) {
-        g.bias[o] = b[o];
-        for (int64_t i = 0; i < I; ++i) g.turned[i * g.P + o] = w[o * I + i];
-      }
-      if (learn) {
-        g.wide.assign(g.O * g.Q, 0.0f);
-        for (int64_t o = 0; o < g.O; ++o) std::memcpy(&g.wide[o * g.Q], w + o * I, I * sizeof(float));
-      }
+      const auto weight = [&](int64_t o, int64_t i) { return o < g.O && i < I ? w[o * I + i] : 0.0f; };
+      g.bias.assign(g.P, 0.0f);
+      std::copy(b, b + g.O, g.bias.begin());
+      g.turned.resize(I * g.P);
+      marl::pack(I, g.P, [&](int64_t i, int64_t o) { return weight(o, i); }, g.turned.data());
+      g.straight.resize(learn ? g.O * g.Q : 0);
+      if (learn) marl::pack(g.O, g.Q, weight, g.straight.data());
       g.at_gain = sums, g.at_shift = g.at_gain + g.Q, g.at_weight = g.at_shift + g.Q;
       g.at_bias = g.at_weight + g.O * g.Q, sums = g.at_bias + g.P;
       width = std::max({width, g.Q, g.P});
@@ -119,6 +117,9 @@ struct Tower {
     at_gain = sums, at_shift = at_gain + padded(I), sums = at_shift + padded(I);
     last = I;
   }
+
+  // Whether backward looks at a stage's output.
+  bool reads(const Stage& s) const { return &s != &stages.back() || norm || s.activation != kNone; }
 };
 
 std::vector<Tower> towers(int64_t C, int64_t I, int64_t S, const int64_t* plan, int final_norm,
@@ -187,9 +188,9 @@ void marl_tower_forward(int64_t R, int64_t C, int64_t I, int64_t S, const int64_
         for (const auto& s : tower.stages) {
           if (s.norm) s.before.forward(rows, in.data(), nullptr, nullptr);
           for (int64_t r = 0; r < rows; ++r) std::memcpy(&out[r * s.P], s.bias.data(), s.P * sizeof(float));
-          marl::product(rows, s.P, s.I, in.data(), s.Q, 1, s.turned.data(), s.P, out.data(), s.P, true);
+          marl::packed_product(rows, s.P, s.I, in.data(), s.Q, 1, s.turned.data(), out.data(), s.P, true);
           activate(s.activation, rows * s.P, out.data());
-          if (saved) scatter(rows, out.data(), s.P, s.O, keep + (r0 * C + c) * s.O, C * s.O);
+          if (saved && tower.reads(s)) scatter(rows, out.data(), s.P, s.O, keep + (r0 * C + c) * s.O, C * s.O);
           keep += R * C * s.O;
           in.swap(out);
         }
@@ -235,7 +236,7 @@ void marl_tower_backward(int64_t R, int64_t C, int64_t I, int64_t S, const int64
           if (s.norm) s.before.forward(rows, in.data(), hat.data(), scale.data());
           marl::product(s.O, s.Q, rows, d.data(), 1, s.P, in.data(), s.Q, sum + s.at_weight, s.Q, true);
           if (i == 0 && !s.norm && !dx) break;
-          marl::product(rows, s.Q, s.O, d.data(), s.P, 1, s.wide.data(), s.Q, out.data(), s.Q, false);
+          marl::packed_product(rows, s.Q, s.O, d.data(), s.P, 1, s.straight.data(), out.data(), s.Q, false);
           if (s.norm)
             s.before.backward(rows, out.data(), hat.data(), scale.data(), sum + s.at_gain, sum + s.at_shift);
           d.swap(out);

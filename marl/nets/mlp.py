@@ -8,7 +8,12 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from marl.nets.linear import linear
+from marl.nets import kernels, tower
+from marl.nets.linear import Linear, linear
+
+# CHOICE: from so many inputs on, skipping those that are zero (native `linear`) is worth more than keeping
+# what stands between two layers in the cache.
+_MANY_INPUTS = 128
 
 
 class MLP(nn.Module):
@@ -31,9 +36,19 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(
             linear(a, b, generator=generator, copies=copies) for a, b in pairwise(sizes)
         )
+        activations: list[tower.Activation | None] = ["relu"] * (len(sizes) - 2)
+        self._plan = tower.plan(sizes[1:], [*activations, None])
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x: (..., sizes[0]). Returns: (..., sizes[-1])."""
+        dense = all(type(layer) is Linear for layer in self.layers)  # no sparse layers in their place
+        if kernels.usable(x) and dense and len(self.layers) > 1 and x.shape[-1] < _MANY_INPUTS:
+            parameters = [p for layer in self.layers for p in layer.parameters()]
+            return tower.run(x, self._plan, False, parameters)
+        return self.by_layers(x)
+
+    def by_layers(self, x: Tensor) -> Tensor:
+        """One layer after the other: the reference of the native form, and what others run."""
         last = len(self.layers) - 1
         for i, layer in enumerate(self.layers):
             x = layer(x, relu=i != last)

@@ -73,8 +73,7 @@ class Tower(nn.Module):
         )
         self.norms = nn.ModuleList(LayerNorm(size, copies) for size in sizes[:-1] if norm)
         self.after = LayerNorm(sizes[-1], copies) if norm_after else None
-        plan = [(int(norm), b, _CODES[a]) for b, a in zip(sizes[1:], self.activations, strict=True)]
-        self._plan = torch.tensor(plan, dtype=torch.int64)  # norm, outputs, activation of every layer
+        self._plan = plan(sizes[1:], self.activations, norm=norm)
         self._width, self._scratch = sum(sizes[1:]), torch.empty(0)
         order = (
             [m for pair in zip(self.norms, self.layers, strict=True) for m in pair] if norm else self.layers
@@ -92,9 +91,7 @@ class Tower(nn.Module):
         """Args: x: (..., sizes[0]). Returns: (..., sizes[-1])."""
         if not self.native(x):
             return self.torch_form(x)
-        if torch.is_grad_enabled():
-            return _Native.apply(x, self._plan, self.after is not None, *self._order)
-        return _forward(x.contiguous(), self._plan, self.after is not None, self._order, None)
+        return run(x, self._plan, self.after is not None, self._order)
 
     def torch_form(self, x: Tensor) -> Tensor:
         """The torch form: the reference of the native one, and what other devices run."""
@@ -126,6 +123,26 @@ class Tower(nn.Module):
         gradients = [p.grad for p in self._order if p.grad is not None]
         _backward(x, self._plan, after, self._order, saved, dy, None, gradients, add=True)
         return values
+
+
+def plan(outputs: Sequence[int], activations: Sequence[Activation | None], *, norm: bool = False) -> Tensor:
+    """Of every layer: a LayerNorm before it or not, outputs, activation; as the native form has it."""
+    codes = [_CODES[a] for a in activations]
+    return torch.tensor([(int(norm), b, a) for b, a in zip(outputs, codes, strict=True)], dtype=torch.int64)
+
+
+def run(x: Tensor, plan: Tensor, after: bool, parameters: Sequence[Tensor]) -> Tensor:
+    """The native form, differentiable.
+
+    Args:
+        x: float32 (..., inputs), on the CPU.
+        plan: of `plan`.
+        after: a LayerNorm follows the last layer.
+        parameters: of every layer [gain, shift,] W, b; then [gain, shift].
+    """
+    if torch.is_grad_enabled():
+        return _Native.apply(x, plan, after, *parameters)
+    return _forward(x.contiguous(), plan, after, parameters, None)
 
 
 def _pointers(tensors: Sequence[Tensor]) -> kernels.Pointers:

@@ -9,7 +9,7 @@ import torch
 
 from marl import native
 from marl.agents import qmix
-from marl.nets import GRU, kernels, linear
+from marl.nets import GRU, MLP, kernels, linear
 from marl.nets.recurrent import gru_sequence
 from marl.returns import lambda_returns, lambda_returns_torch
 from marl.rng import Rng
@@ -63,6 +63,17 @@ def test_linear_equals_its_torch_form(rows, inputs, outputs, copies, relu):
     x = torch.randn(*lead, inputs, generator=_generator(1), requires_grad=True)
     reference = layer._torch(x)
     _compare(layer(x, relu=relu), reference.relu() if relu else reference, [x, *layer.parameters()])
+
+
+@pytest.mark.parametrize("copies", [None, 3])
+@pytest.mark.parametrize("sizes", [(5, 3, 1), (48, 256, 192), (20, 70, 33, 64)])
+def test_mlp_equals_its_layers_one_by_one(sizes, copies):
+    mlp = MLP(sizes, generator=_generator(), copies=copies)
+    lead = (60,) if copies is None else (60, copies)
+    x = torch.randn(*lead, sizes[0], generator=_generator(1), requires_grad=True)
+    _compare(mlp(x), mlp.by_layers(x), [x, *mlp.parameters()])
+    with torch.no_grad():
+        assert torch.equal(mlp(x), mlp(x.clone().requires_grad_()))
 
 
 @pytest.mark.parametrize("copies", [None, 3])
