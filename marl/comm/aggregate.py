@@ -83,11 +83,14 @@ class Mean(nn.Module):
         delivered_BNN: Tensor,
         alive_BN: Tensor,
     ) -> Tensor:
-        others_B = (alive_BN.sum(-1) - 1).clamp(min=1)
-        share_BN = alive_BN / others_B[:, None]
         if received_BNNM is None:
-            return torch.bmm(delivered_BNN * share_BN[..., None], said_BNM)
-        return received_BNNM.sum(2) * share_BN[..., None]
+            return torch.bmm(self.mix(delivered_BNN, alive_BN), said_BNM)
+        return received_BNNM.sum(2) * self.mix(torch.ones_like(alive_BN[..., None]), alive_BN)
+
+    def mix(self, delivered: Tensor, alive: Tensor) -> Tensor:
+        """p_ij / (alive - 1), float (..., N, N). Args: bool (..., receiver, sender) and (..., N)."""
+        others = (alive.sum(-1, keepdim=True) - 1).clamp(min=1)
+        return delivered * (alive / others)[..., None]
 
     def write(self, b: Builder, r: int, h: str, heard: str, alive: str) -> str:
         return b.step("mean", (h, heard, alive), (f"m_{r}",))[0]

@@ -21,9 +21,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from marl.comm.aggregate import Aggregate
+from marl.comm.aggregate import Aggregate, Mean
 from marl.comm.config import CommConfig
 from marl.comm.network import Exchange, State, TalkingNetwork
+from marl.comm.sequence import lstm_sequence, serves
 from marl.nets import LSTM, linear
 from marl.types import EnvSpec
 
@@ -78,6 +79,17 @@ class CommNetwork(TalkingNetwork):
                 assert self.W is not None
                 state = (torch.tanh(x_BNH + self.W(state[0])),)
         return state
+
+    def forward(
+        self, e_BTNH: Tensor, start_BT: Tensor, alive_BTN: Tensor, delivered_BTRNN: Tensor, state: State
+    ) -> State:
+        """As of every form; natively where that serves."""
+        if isinstance(self.aggregate, Mean) and serves(e_BTNH, self.lstm, self.C):
+            assert self.lstm is not None
+            mix_BTRNN = self.aggregate.mix(delivered_BTRNN, alive_BTN[:, :, None])
+            h_BNH, c_BNH = state
+            return lstm_sequence(e_BTNH, start_BT, mix_BTRNN, (h_BNH, c_BNH), self.C, self.lstm)
+        return super().forward(e_BTNH, start_BT, alive_BTN, delivered_BTRNN, state)
 
     def write(self, b: Builder, obs: str, state: tuple[str, ...], heard: str, alive: str) -> tuple[str, ...]:
         e = b.linear("encoder", self.encoder, obs, activation="none" if self.states else "tanh")

@@ -30,14 +30,14 @@ inline void store(float* p, Vec v, int64_t m) {
 
 extern "C" {
 
-// h' = o tanh(c'), c' = f c + i g, of the sum of two products `a` and `b` (R, 4, H). `saved` may be null.
+// h' = o tanh(c'), c' = f c + i g, of the sum of two products `a` and `b` (R, 4, H). `b` and `saved` may be null.
 void marl_lstm_forward(int64_t R, int64_t H, const float* a, const float* b, const float* c, float* h_next,
                        float* c_next, float* saved) {
-  for (int64_t r = 0; r < R; ++r, a += 4 * H, b += 4 * H, c += H, h_next += H, c_next += H) {
+  for (int64_t r = 0; r < R; ++r, a += 4 * H, c += H, h_next += H, c_next += H) {
     for (int64_t j = 0; j < H; j += kLanes) {
       const int64_t m = std::min<int64_t>(kLanes, H - j);
       Vec gate[4];
-      for (int k = 0; k < 4; ++k) gate[k] = load(a + k * H + j, m) + load(b + k * H + j, m);
+      for (int k = 0; k < 4; ++k) gate[k] = load(a + k * H + j, m) + (b ? load(b + k * H + j, m) : Vec{});
       const Vec i = marl::sigmoid(gate[0]), f = marl::sigmoid(gate[1]);
       const Vec g = marl::tanh(gate[2]), o = marl::sigmoid(gate[3]);
       const Vec now = f * load(c + j, m) + i * g, squashed = marl::tanh(now);
@@ -47,6 +47,7 @@ void marl_lstm_forward(int64_t R, int64_t H, const float* a, const float* b, con
       const Vec kept[5] = {i, f, g, o, squashed};
       for (int k = 0; k < 5; ++k) store(saved + k * H + j, kept[k], m);
     }
+    if (b) b += 4 * H;
     if (saved) saved += 5 * H;
   }
 }

@@ -232,10 +232,11 @@ def lstm_cell(a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
     a, b, c = a.contiguous(), b.contiguous(), c.contiguous()
     if torch.is_grad_enabled():
         return _LstmCell.apply(a, b, c)
-    return _lstm_forward(a, b, c, None)
+    return lstm_forward(a, b, c, None)
 
 
-def _lstm_forward(a: Tensor, b: Tensor, c: Tensor, saved: Tensor | None) -> tuple[Tensor, Tensor]:
+def lstm_forward(a: Tensor, b: Tensor | None, c: Tensor, saved: Tensor | None) -> tuple[Tensor, Tensor]:
+    """`lstm_cell` without autograd; `saved` (..., 5, H) takes what `lstm_backward` needs."""
     h_next, c_next = torch.empty_like(c), torch.empty_like(c)
     call("marl_lstm_forward", c.shape[:-1].numel(), c.shape[-1], a, b, c, h_next, c_next, saved)
     return h_next, c_next
@@ -246,16 +247,22 @@ class _LstmCell(Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, c: Tensor) -> tuple[Tensor, Tensor]:
         saved = c.new_empty(*c.shape[:-1], 5, c.shape[-1])
         ctx.save_for_backward(c, saved)
-        return _lstm_forward(a, b, c, saved)
+        return lstm_forward(a, b, c, saved)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, dh: Tensor, dc_next: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         c, saved = ctx.saved_tensors
-        dgates, dc = c.new_empty(*c.shape[:-1], 4 * c.shape[-1]), torch.empty_like(c)
-        arrays = saved, c, dh.contiguous(), dc_next.contiguous(), dgates, dc
-        call("marl_lstm_backward", c.shape[:-1].numel(), c.shape[-1], *arrays)
+        dgates = c.new_empty(*c.shape[:-1], 4 * c.shape[-1])
+        dc = lstm_backward(saved, c, dh.contiguous(), dc_next.contiguous(), dgates)
         return dgates, dgates, dc
+
+
+def lstm_backward(saved: Tensor, c: Tensor, dh: Tensor, dc_next: Tensor, dgates: Tensor) -> Tensor:
+    """Gradient of c from those of h' and c'; that of the products (..., 4H) is written into dgates."""
+    dc = torch.empty_like(c)
+    call("marl_lstm_backward", c.shape[:-1].numel(), c.shape[-1], saved, c, dh, dc_next, dgates, dc)
+    return dc
 
 
 def agent_inputs(obs: Tensor, last_action: Tensor | None, *, actions: int, ids: bool) -> Tensor:
