@@ -32,7 +32,8 @@ class Run:
     Args:
         part: of the study.
         env: as the command line names it.
-        agent: as the command line names it, with those of its own settings that the study varies.
+        agent: as the command line names it, with those of its own settings that the study varies and names
+            after it; what a study says before `agent=` is of a world, for all agents alike.
         seed: of the run.
         steps: team steps of training.
         scores: mean over the final episodes by name: "return", "success" where the world has one, ...
@@ -63,7 +64,9 @@ def read(paths: Iterable[Path]) -> list[Run]:
 
 def _run(raw: dict[str, Any]) -> Run:
     words = dict(word.split("=", 1) for word in raw["overrides"])
-    own = [w.removeprefix("agent.") for w in raw["label"].split() if w.startswith("agent.")]
+    varied = raw["label"].split()
+    after = raw["overrides"][[word.split("=")[0] for word in raw["overrides"]].index("agent") + 1 :]
+    own = [word.removeprefix("agent.") for word in after if word.startswith("agent.") and word in varied]
     episodes, points = np.array(raw["episodes"], dtype=float), raw["curve_columns"]
     scores = {name: float(mean) for name, mean in zip(raw["columns"], episodes.mean(0), strict=True)}
     quantity = "success" if "success" in scores else "return"
@@ -135,8 +138,8 @@ def draw(runs: list[Run], folder: Path, title: str) -> None:
             scores_TR1 = np.array([[score for _, score in run.curve] for run in members]).T[..., None]
             line = plots.learning_line(agent, steps, scores_TR1, np.random.default_rng(_SEED))
             panels.setdefault(env, []).append(line)
-        share = all(run.quantity == "success" for run in mine)
-        label = "success (IQM)" if share else "return (IQM)"
+        quantities = sorted({run.quantity for run in mine}, reverse=True)
+        share, label = quantities == ["success"], f"{' or '.join(quantities)} (IQM)"
         figure = plots.curves(panels, title=f"{title}, {part}", ylabel=label, share=share)
         plots.save(figure, folder / f"{part}.png")
 

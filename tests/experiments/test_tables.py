@@ -47,6 +47,14 @@ def test_the_table_has_means_over_episodes_then_seeds(tmp_path: Path) -> None:
     assert tables.success(*paths[:5])[0] == pytest.approx(0.75)
 
 
+def test_an_agents_name_has_what_the_study_says_after_it(tmp_path: Path) -> None:
+    """Not what it says of the world before it, nor what every run has."""
+    words = ["agent.rate=1", "env=grid", "agent.decay=5", "agent=team", "agent.gate=open", "agent.same=1"]
+    label = " ".join(words[1:-1])
+    (run,) = tables.read([write(tmp_path, 0, "team", [1.0], overrides=words, label=label)])
+    assert run.agent == "team gate=open"
+
+
 def test_a_world_without_success_is_shown_by_its_return(tmp_path: Path) -> None:
     curve = {"curve_columns": ["step", "wall_s", "return"], "curve": [[0, 0.0, -9.0]]}
     path = write(tmp_path, 0, "team", [], columns=["return"], episodes=[[-4.0], [-2.0]], **curve)
