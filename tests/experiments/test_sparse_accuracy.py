@@ -44,7 +44,7 @@ def test_a_row_is_read_from_the_words_of_its_run(tmp_path: Path) -> None:
         *settings(tmp_path, "env.n_agents=4 sparsity=none", [9]),
         *settings(tmp_path, f"env.n_agents=8 groups=8 {GROUPED}", [7]),
         *settings(tmp_path, f"env.n_agents=4 groups=16 {GROUPED} {recipe}", [6]),
-        *settings(tmp_path, "env.n_agents=4 sparsity=magnitude agent.sparsity.end=2400", [5]),
+        *settings(tmp_path, "env.n_agents=4 sparsity=magnitude agent.sparsity.end=1200", [5]),
     ]
     found = [(r.agents, r.kind, r.groups, r.options, r.success) for r in accuracy.read(paths)]
     assert found == [
