@@ -35,21 +35,22 @@ def settings(folder: Path, words: str, wins: list[int]) -> list[Path]:
     return [write(folder, seed, count, words) for seed, count in enumerate(wins)]
 
 
-GROUPED = "sparsity=grouped agent.sparsity.smallest=1 agent.sparsity.initial_std=0.1"
+GROUPED = "sparsity=grouped agent.sparsity.smallest=1"
+LEARNED = " ".join(f"agent.sparsity.{option}" for option in accuracy.LEARNED)
 
 
 def test_a_row_is_read_from_the_words_of_its_run(tmp_path: Path) -> None:
     recipe = " ".join(f"agent.sparsity.{option}" for option in accuracy.RECIPE)
     paths = [
         *settings(tmp_path, "env.n_agents=4 sparsity=none", [9]),
-        *settings(tmp_path, f"env.n_agents=8 groups=8 {GROUPED}", [7]),
+        *settings(tmp_path, f"env.n_agents=8 groups=8 {GROUPED} {LEARNED}", [7]),
         *settings(tmp_path, f"env.n_agents=4 groups=16 {GROUPED} {recipe}", [6]),
-        *settings(tmp_path, "env.n_agents=4 sparsity=magnitude agent.sparsity.end=1200", [5]),
+        *settings(tmp_path, "env.n_agents=4 sparsity=magnitude agent.sparsity.end=800", [5]),
     ]
     found = [(r.agents, r.kind, r.groups, r.options, r.success) for r in accuracy.read(paths)]
     assert found == [
         (4, "none", 1, (), 0.9),
-        (8, "grouped", 8, (), 0.7),
+        (8, "grouped", 8, accuracy.LEARNED, 0.7),
         (4, "grouped", 16, accuracy.RECIPE, 0.6),
         (4, "magnitude", 0, (), 0.5),
     ]
@@ -80,19 +81,19 @@ def test_a_setting_of_two_configs_is_refused(tmp_path: Path) -> None:
 def test_every_cell_of_the_tables_has_runs_in_the_study(tmp_path: Path) -> None:
     """The file's own words, each run won as often as its seed says, fill tables and claims."""
     jobs = study.from_file(FILE, given={"seeds": "0"}).jobs  # composing five seeds takes five times as long
-    assert len(jobs) == 24
+    assert len(jobs) == 25
     for job in jobs:
         assert job.cfg.env.needed == accuracy.NEEDED[job.cfg.env.n_agents]
         for seed in range(5):
             write(tmp_path, seed, 5 + seed, " ".join(job.overrides), hash=job.cfg.hash)
     runs = accuracy.read(sorted(tmp_path.iterdir()))
     rows = [line for line in accuracy.table(runs).splitlines() if line.startswith("| ") and "%" in line]
-    assert len(rows) == 15 + 6 + 2 + 4
+    assert len(rows) == 15 + 6 + 2 + 3 + 4
     assert not any("trial" in row or "| - | - " in row for row in rows)
     for agents in accuracy.AGENTS:
         for groups in accuracy.GROUPS:
-            kind = "none" if groups == 1 else "grouped"
-            assert len(accuracy.pick(runs, agents, kind, groups)) == 5
+            kind, options = ("none", ()) if groups == 1 else ("grouped", accuracy.LEARNED)
+            assert len(accuracy.pick(runs, agents, kind, groups, options)) == 5
     assert len(accuracy.pick(runs, 4, "grouped", 16, accuracy.RECIPE)) == 5
     assert len(accuracy.pick(runs, 8, "random_groups", 8)) == 5
     accuracy.draw(runs, tmp_path / "accuracy.png")
