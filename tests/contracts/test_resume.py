@@ -72,6 +72,8 @@ LOOPS = {
         "agent.sparsity.initial_std=0.01",
         "agent.sparsity.refresh=2",
     ),
+    "off_policy_talking": ("env=relay_game", "agent=tmc", *OFF_POLICY, "train_channel=heavy"),
+    "off_policy_scheduled": ("env=relay_game", "agent=schednet", *OFF_POLICY, "channel=gilbert_elliott"),
     "talking": ("env=relay_game", "agent=ic3net", "agent.hidden=16", "loop.rollout_steps=10"),
 }
 
