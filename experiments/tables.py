@@ -66,7 +66,8 @@ def _run(raw: dict[str, Any]) -> Run:
     words = dict(word.split("=", 1) for word in raw["overrides"])
     varied = raw["label"].split()
     after = raw["overrides"][[word.split("=")[0] for word in raw["overrides"]].index("agent") + 1 :]
-    own = [word.removeprefix("agent.") for word in after if word.startswith("agent.") and word in varied]
+    mine = [word for word in after if word.startswith(("agent.", "train_channel")) and word in varied]
+    own = [word.removeprefix("agent.") for word in mine]
     episodes, points = np.array(raw["episodes"], dtype=float), raw["curve_columns"]
     scores = {name: float(mean) for name, mean in zip(raw["columns"], episodes.mean(0), strict=True)}
     quantity = "success" if "success" in scores else "return"
@@ -147,8 +148,12 @@ def draw(runs: list[Run], folder: Path, title: str) -> None:
 def write_page(page: Path, runs: list[Run], paths: list[Path]) -> None:
     """Put the table between the page's study markers."""
     about = f"Commit of the runs: {made(paths)['commit']}. Raw: `raw/<run_id>.json`, a row per final episode."
-    text = _BLOCK.sub(lambda m: f"{m[1]}\n{table(runs)}\n{about}\n\n{m[2]}", page.read_text())
-    write_atomic(page, text.encode())
+    write_atomic(page, fill_block(page.read_text(), f"{table(runs)}\n{about}\n").encode())
+
+
+def fill_block(text: str, shown: str) -> str:
+    """The page with this between its study markers."""
+    return _BLOCK.sub(lambda m: f"{m[1]}\n{shown}\n{m[2]}", text)
 
 
 def success(*paths: Path) -> Derived:

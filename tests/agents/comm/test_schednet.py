@@ -68,7 +68,7 @@ def test_only_the_scheduled_talk_and_they_hear_themselves(make_spec, make_step):
     torch.testing.assert_close(again.extras["average"], scheduled / 2)
     torch.testing.assert_close(
         again.carry["average_BN"], scheduled * 0.75
-    )  # same observations, same schedule
+    )
 
     before = team.scores(ts, team.initial_carry(5))
     silent = team.online.agents.speaker
@@ -188,8 +188,8 @@ def test_unshared_networks(make_spec, make_talk):
 @pytest.mark.parametrize(
     "wrong",
     [
-        {"k": 0}, {"schedule": "x"}, {"message": 0}, {"narrow": 0}, {"critic_hidden": 0}, {"schedule_tau": 0.0},
-        {"critic_learning_rate": 0.0}, {"generator_learning_rate": -1.0},
+        {"k": 0}, {"schedule": "x"}, {"message": 0}, {"narrow": 0}, {"critic_hidden": 0},
+        {"schedule_tau": 0.0}, {"critic_learning_rate": 0.0}, {"generator_learning_rate": -1.0},
     ],
 )  # fmt: skip
 def test_bad_values_name_their_field(wrong):

@@ -1,0 +1,1 @@
+"""TMC against all-to-all, VBC, SchedNet, TarMAC and silence: messages, wins, and wins under losses."""
