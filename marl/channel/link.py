@@ -62,7 +62,7 @@ class PerfectLink:
         self, message_BNM: Tensor, wanted_BNN: Tensor, carry: Carry
     ) -> tuple[Tensor, Tensor, Carry]:
         """What arrives of what was sent; as `send`, without self-messages."""
-        return _received(message_BNM[:, None], wanted_BNN), wanted_BNN, carry
+        return received_from(message_BNM[:, None], wanted_BNN), wanted_BNN, carry
 
     def _count(self, message_BNM: Tensor, wanted_BNN: Tensor, delivered_BNN: Tensor) -> None:
         B, N, M = message_BNM.shape
@@ -110,7 +110,7 @@ class PerfectLink:
         self._running_B4 = state["running"].to(self._total_4.device).clone()
 
 
-def _received(message: Tensor, delivered_BNN: Tensor) -> Tensor:
+def received_from(message: Tensor, delivered_BNN: Tensor) -> Tensor:
     """received_BNNM: messages (B, 1 or N, N, M) where they were delivered, else 0 (whatever was said)."""
     silence = torch.zeros((), dtype=message.dtype, device=message.device)
     return torch.where(delivered_BNN[..., None], message, silence)

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from marl.channel.chain import advance, cumulative, stationary
-from marl.channel.link import PerfectLink, _received
+from marl.channel.link import PerfectLink, received_from
 from marl.rng import Stream
 from marl.types import Carry
 
@@ -81,7 +81,7 @@ class ChannelLink(PerfectLink):
         if self.delay:
             message_BNM, passed_BNN, carry = self._wait(message_BNM, passed_BNN, carry)
         self._exchange += 1
-        return _received(message_BNM[:, None], passed_BNN), passed_BNN, carry
+        return received_from(message_BNM[:, None], passed_BNN), passed_BNN, carry
 
     @staticmethod
     def _within(wanted_BNN: Tensor, most: int, stream: Stream) -> Tensor:

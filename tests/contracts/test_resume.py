@@ -38,17 +38,12 @@ OFF_POLICY = (
     "loop.updates.ratio=0.75",
     f"loop.explore.steps={EXPLORE_STEPS}",
 )
+PER_STEP = (*OFF_POLICY, "loop.updates.per=step", "loop.updates.ratio=0.05")
 ON_POLICY = (*SMALL, "loop=on_policy", "loop.rollout_steps=10", "loop.explore=0.3")
 
 LOOPS = {
     "off_policy": ("env=battle/3m", "agent=qmix", *OFF_POLICY),
-    "off_policy_steps": (
-        "env=relay_game",
-        "agent=qplex",
-        *OFF_POLICY,
-        "loop.updates.per=step",
-        "loop.updates.ratio=0.05",
-    ),
+    "off_policy_steps": ("env=relay_game", "agent=qplex", *PER_STEP),
     "on_policy": ("env=battle/3m", "agent=vdn", *ON_POLICY),
     "ppo": ("env=battle/3m", "agent=mappo", "agent.hidden=16", "loop.rollout_steps=10"),
     # Groups that change at nearly every step; the target follows them.
@@ -72,8 +67,8 @@ LOOPS = {
         "agent.sparsity.initial_std=0.01",
         "agent.sparsity.refresh=2",
     ),
-    "off_policy_talking": ("env=relay_game", "agent=tmc", *OFF_POLICY, "train_channel=heavy"),
-    "off_policy_scheduled": ("env=relay_game", "agent=schednet", *OFF_POLICY, "channel=gilbert_elliott"),
+    "off_policy_talking": ("env=relay_game", "agent=tmc", *PER_STEP, "train_channel=heavy"),
+    "off_policy_scheduled": ("env=relay_game", "agent=schednet", *PER_STEP, "channel=gilbert_elliott"),
     "talking": ("env=relay_game", "agent=ic3net", "agent.hidden=16", "loop.rollout_steps=10"),
 }
 

@@ -60,8 +60,8 @@ def test_messages_go_from_who_replies_to_who_asks(make_spec, make_step):
     spec = make_spec()
     ts, carry = make_step(spec, B=10), build(spec).initial_carry(10)
     said, _ = build(spec)._speak(ts, carry)
-    gap, spread = sureness(said.local_BNA, ts.avail_BNA), deviation(said.message_BNA)
-    limits = float(gap[gap.isfinite()].median()), float(spread.detach().median())
+    gap, spread = sureness(said.local_BNA, ts.avail_BNA).detach(), deviation(said.message_BNA).detach()
+    limits = float(gap[gap.isfinite()].median()), float(spread.median())
     team, link = build(spec, request_gap=limits[0], reply_deviation=limits[1]), in_use()
     q_BNA, delivered_BNN, _ = team._protocol(said, carry, link)
     for b in range(10):
