@@ -3,8 +3,8 @@
     python -m experiments.tmc.table
 
 reads experiments/tmc/raw/eval/*.json (`experiments.tmc.sweep`) and writes experiments/tmc/README.md between
-its markers, plots/pareto.png, plots/losses.png and the rows tmc.*. Every world is reported; the claims are of
-those worlds where messages pay: all-to-all wins at least 80 % and silence at least 10 points less.
+its markers, plots/pareto.png, plots/losses.png, the learning curves plots/<part>.png and the rows tmc.*. Every
+world is reported; the claims are of those worlds where messages pay: all-to-all wins at least 80 % and silence at least 10 points less.
 """
 
 from __future__ import annotations
@@ -290,6 +290,7 @@ def claims(paths: Sequence[Path], measured: Measured, envs: Sequence[str]) -> No
 def main() -> None:
     paths = sorted((HERE / "raw" / "eval").glob("*.json"))
     measured = read(paths)
+    tables.draw(tables.read(sorted((HERE / "raw").glob("*.json"))), HERE / "plots", "tmc")
     if not measured:
         print("nothing was measured yet: run python -m experiments.tmc.sweep report")
         return
@@ -300,7 +301,8 @@ def main() -> None:
     page = HERE / "README.md"
     where = f"Claims are of: {', '.join(envs)}." if envs else "Messages pay on none of these: no claims."
     about = f"{where} Commit of the measurements: {made(paths)['commit']}. Raw: `raw/eval/<run_id>.json`."
-    shown = f"{table(measured)}\n{about}\n"
+    pictures = "![Wins against messages](plots/pareto.png)\n\n![Wins under losses](plots/losses.png)"
+    shown = f"{table(measured)}\n{about}\n\n{pictures}\n"
     write_atomic(page, tables.fill_block(page.read_text(), shown).encode())
     print(shown)
 
