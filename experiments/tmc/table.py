@@ -4,8 +4,8 @@
 
 reads experiments/tmc/raw/eval/*.json (`experiments.tmc.sweep`) and the runs' raw files, and writes
 experiments/tmc/README.md between its markers, plots/pareto.png, plots/losses.png, the learning curves
-plots/<part>.png and the rows tmc.*. Every world is reported; the claims are of those worlds where messages pay:
-all-to-all wins at least 80 % and silence at least 10 points less.
+plots/<part>.png and the rows tmc.*. Every world is reported; the claims are of those worlds where messages
+pay: all-to-all wins at least 80 % and silence at least 10 points less.
 """
 
 from __future__ import annotations
