@@ -208,7 +208,7 @@ def pareto(measured: Measured) -> Figure:
                     for entry in (e for e in m["entries"] if e["channel"] == "perfect"):
                         points.setdefault(tuple(entry["words"]), []).append((scale(entry), wins(entry)))
             xy = np.array([np.mean(p, 0) for p in points.values()]).reshape(-1, 2)
-            style = {"color": plots.COLOURS[k % len(plots.COLOURS)], "label": agent}
+            style: dict[str, Any] = {"color": plots.COLOURS[k % len(plots.COLOURS)], "label": agent}
             ax.scatter(*xy.T, marker=plots.MARKERS[k % len(plots.MARKERS)], s=22, **style)
         ax.set_xlabel("messages per agent-step and receiver", fontsize=9)
         ax.legend(fontsize=7, frameon=False)
@@ -223,7 +223,8 @@ def losses(measured: Measured) -> Figure:
             by = [cells(measured, agent, wins, channel, env) for channel in CHANNELS]
             at = [i for i, values in enumerate(by) if values]
             found = [estimate(by[i]).numbers() for i in at]
-            style = {"color": plots.COLOURS[k % len(plots.COLOURS)], "label": agent, "markersize": 4}
+            style: dict[str, Any] = {"color": plots.COLOURS[k % len(plots.COLOURS)], "label": agent}
+            style |= {"markersize": 4}
             style |= {"marker": plots.MARKERS[k % len(plots.MARKERS)], "linewidth": 1.2}
             ends = [[value - low if low is not None else 0.0 for value, low, _ in found]]
             ends.append([high - value if high is not None else 0.0 for value, _, high in found])
