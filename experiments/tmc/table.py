@@ -209,7 +209,7 @@ def pareto(measured: Measured) -> Figure:
                         points.setdefault(tuple(entry["words"]), []).append((scale(entry), wins(entry)))
             xy = np.array([np.mean(p, 0) for p in points.values()]).reshape(-1, 2)
             style: dict[str, Any] = {"color": plots.COLOURS[k % len(plots.COLOURS)], "label": agent}
-            ax.scatter(*xy.T, marker=plots.MARKERS[k % len(plots.MARKERS)], s=22, **style)
+            ax.scatter(xy[:, 0], xy[:, 1], marker=plots.MARKERS[k % len(plots.MARKERS)], s=22, **style)
         ax.set_xlabel("messages per agent-step and receiver", fontsize=9)
         ax.legend(fontsize=7, frameon=False)
     return figure
