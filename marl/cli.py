@@ -13,6 +13,7 @@ COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
     "export": commands.export,
+    "export-dataset": commands.export_dataset,
     "study": commands.study,
     "doctor": commands.doctor,
 }

@@ -25,6 +25,7 @@ usage: marl <command> key=value ...
               marl train resume=runs/<run_id>              continue a run, bit for bit (docs: where not)
   evaluate    marl evaluate run=runs/<run_id> episodes=320 measure a trained team
   export      marl export run=runs/<run_id> format=packed  write a trained policy for other programs
+  export-dataset  marl export-dataset run=<run> out=<path>  episodes of trained teams, for offline learning
   study       marl study study.yaml                        run a grid of runs, resumable
   doctor      marl doctor                                  what is installed, what is not, and how to get it
 
@@ -54,6 +55,17 @@ _EVALUATE_HELP = """marl evaluate run=<run folder> key=value ...: measure a trai
   channel.<field>=<value>, agent.<field>=<value>   settings of the link, and of the team
   talk=true        also a picture of who talks to whom in the first episode
   device=cpu, threads=<n>, trust=[package]"""
+
+_DATASET_HELP = """marl export-dataset run=<run folder> out=<folder> key=value ...: write a Minari data set
+
+  run=<folder>,... one run, or several of one world; their newest checkpoints are used, or checkpoint=<step>
+  out=<folder>     the data set's folder, made here
+  episodes=100     how many in all, shared equally by every pair of a run and a degree of exploration
+  explore=0,...    degrees: 0 acts greedily; above 0 a policy samples, and a team of action values takes
+                   random actions with this probability
+  memory=true      write what the run's memory holds, instead of playing
+  seed=0           other episodes
+  trust=[package]"""
 
 _EXPORT_HELP = """marl export run=<run folder> format=<format> key=value ...: write a trained policy
 
@@ -208,6 +220,32 @@ def export(words: Sequence[str]) -> None:
         format=taken["format"],
         out=Path(taken["out"]) if "out" in taken else None,
         step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
+        trust=_packages(taken),
+    )
+
+
+def export_dataset(words: Sequence[str]) -> None:
+    """`marl export-dataset`."""
+    if _wants_help(words, _DATASET_HELP):
+        return
+    names = ("run", "out", "episodes", "explore", "memory", "seed", "checkpoint", "trust")
+    taken, rest = take(words, names)
+    if rest:
+        word = rest[0].split("=")[0]
+        raise MarlError(f"{word} is not a setting of marl export-dataset: use {', '.join(names)}")
+    for name, fix in (("run", "run=<run folder>"), ("out", "out=<folder of the data set>")):
+        if name not in taken:
+            raise MarlError(f"{name} is missing: give {fix}")
+    from marl.datasets import collect
+
+    collect.export(
+        [Path(run) for run in taken["run"].split(",")],
+        Path(taken["out"]),
+        episodes=whole("episodes", taken.get("episodes", "100"), 1),
+        explore=[_share("explore", text) for text in taken.get("explore", "0").split(",")],
+        seed=whole("seed", taken.get("seed", "0"), 0),
+        step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
+        memory=_flag("memory", taken.get("memory", "false")),
         trust=_packages(taken),
     )
 

@@ -14,7 +14,7 @@ whole, so that everything between the oldest episode's first entry and head is a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -181,6 +181,28 @@ class Replay:
         drawn = rng.integers(self.entries - self.episodes, sequences)[0].cpu().numpy()
         episode = np.searchsorted(acted, drawn, side="right") - 1
         return torch.from_numpy(first[0] + drawn + episode)
+
+    def edges(self) -> list[int]:
+        """Numbers of the stored episodes' first entries, oldest first, and of the entry after the last."""
+        stored = np.arange(self._oldest, self._newest + 1)
+        return [int(v) for v in self._first[stored % len(self._first)]]
+
+    def window(self, first: int, end: int) -> Batch:
+        """Entries number `first` up to `end`, 2 or more, as one sequence; the last is not filled."""
+        last = end - 1 - first
+        number_1U = (first + torch.arange(last + 2).clamp(max=last))[None]
+        return to_batch(self.layout, self._get(number_1U), torch.tensor([last], device=self.device))
+
+    def scan(self, length: int = 4096) -> Iterator[Batch]:
+        """Everything stored, oldest first, every transition once: windows of at most `length` entries, >= 2.
+
+        Windows overlap in one entry: one's last, which is never filled, is the next one's first.
+        """
+        first = self._start(self._oldest)
+        while first < self.head - 1:
+            end = min(first + length, self.head)
+            yield self.window(first, end)
+            first = end - 1
 
     # Persistence
 

@@ -1,7 +1,11 @@
-"""Learning from the memory that another run left; nothing is acted.
+"""Learning from a data set, or from the memory that another run left; nothing is acted.
 
-The data are the memory segments of a run's checkpoint, read as they are: any off-policy run is a
-data set. They become this run's own memory, so that its checkpoints need the other run no more.
+The data are the memory segments of a run's checkpoint, read as they are (any off-policy run is a data set),
+or the episodes of a file (marl/datasets). They become this run's own memory, so that its checkpoints need the
+other run no more.
+
+An agent may have a method ``examine(batches)``: it is called with all the data, oldest first, before the
+first update and after every `load_state_dict` of the loop, and must come to the same result each time.
 """
 
 from __future__ import annotations
@@ -14,21 +18,23 @@ from typing import Any
 import torch
 
 from marl import checkpoint
+from marl.datasets import d4morl, memory_of, minari
 from marl.errors import FieldError, require
 from marl.loops.base import Learner, Means, ReadSegment, Segments
 from marl.loops.off_policy import BatchConfig
 from marl.records import Layout
 from marl.replay import Replay
 from marl.rng import Rng
-from marl.types import Agent, Env
+from marl.types import Agent, Batch, Env
 
 
 @dataclass(kw_only=True)
 class OfflineConfig:
     """The offline loop. One update counts as one step: `total_steps` is the number of updates."""
 
-    data: Path  # run folder whose newest checkpoint holds a memory
+    data: Path  # run folder with a memory in its newest checkpoint, Minari data set, or D4MORL's npz
     updates: int = 10  # updates per iterate, >= 1; CHOICE
+    full: bool = False  # every update learns from all the data at once, instead of from a sample (`batch`)
     batch: BatchConfig = field(default_factory=BatchConfig)
 
     def __post_init__(self) -> None:
@@ -39,16 +45,23 @@ class OfflineConfig:
 
 
 def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
-    """The memory in a run's newest checkpoint.
+    """The data as a memory.
 
     Args:
-        folder: the run's folder.
-        env, agent: those that will learn from it; their sizes must be those of the run.
+        folder: a run's folder, whose newest checkpoint is read; a Minari data set; or a converted D4MORL
+        file. env, agent: those that will learn from it; their sizes must be those of the data.
 
     Raises:
-        FieldError: there is no checkpoint, or it holds no memory.
-        MarlError: the memory is of another world or stores other extras.
+        FieldError: there is no checkpoint, it holds no memory, or the agent needs what data sets do not
+        store.
+        MarlError: the data are of another world or store other extras.
     """
+    if folder.is_file() or minari.is_dataset(folder):
+        if agent.extras_spec:
+            names = ", ".join(agent.extras_spec)
+            raise FieldError("data", str(folder), f"this agent needs {names}, which data sets do not store")
+        found = d4morl.read(folder, env.spec) if folder.is_file() else minari.read(folder, env.spec)
+        return memory_of(env.spec, found, env.device)
     saved, _ = checkpoint.latest(folder)
     if saved is None or not saved.segments:
         what = "there is no checkpoint in it" if saved is None else "its run keeps no memory"
@@ -83,13 +96,31 @@ class Offline:
         self._length = config.batch.entries(env.spec.episode_limit)
         self._learner = Learner(agent, rng, env.device)
         self._sample_stream = rng.stream("sample", 1)
+        self._all: Batch | None = None  # of full=true, made at first use
 
     @property
     def memory(self) -> Replay:
         """The data; read from the folder at first use, unless a checkpoint brought them."""
         if self._memory is None:
-            self._memory = load_memory(self.config.data, self.env, self.agent)
+            self.use(load_memory(self.config.data, self.env, self.agent))
+        assert self._memory is not None
         return self._memory
+
+    def use(self, memory: Replay) -> None:
+        """Use these data; an agent that wants to see them whole before it learns does."""
+        self._memory, self._all = memory, None
+        examine = getattr(self.agent, "examine", None)
+        if examine is not None:
+            examine(memory.scan())
+
+    def _batch(self) -> Batch:
+        b = self.config.batch
+        if not self.config.full:
+            stream = self._sample_stream.fold(self.updates)
+            return self.memory.sample(stream, b.sequences, self._length, b.starts)
+        if self._all is None:
+            self._all = next(self.memory.scan(self.memory.entries))
+        return self._all
 
     @property
     def updates(self) -> int:
@@ -106,10 +137,9 @@ class Offline:
         return 0
 
     def iterate(self) -> dict[str, float]:
-        means, b = Means(), self.config.batch
+        means = Means()
         for _ in range(self.config.updates):
-            stream = self._sample_stream.fold(self.updates)
-            means.add(self._learner.update(self.memory.sample(stream, b.sequences, self._length, b.starts)))
+            means.add(self._learner.update(self._batch()))
         return means.take()
 
     def segments(self) -> Segments:
@@ -124,7 +154,7 @@ class Offline:
         }
 
     def load_state_dict(self, state: Mapping[str, Any], read_segment: ReadSegment) -> None:
-        self._memory = read_memory(state["memory"], read_segment, self.env, self.agent)
+        self.use(read_memory(state["memory"], read_segment, self.env, self.agent))
         self.rng.load_state_dict(state["rng"])
         self.agent.load_state_dict(state["agent"])
         self._learner.updates = int(state["counters"]["updates"])

@@ -1,0 +1,151 @@
+"""What a data set holds, read once before learning; and the scaling that follows from it.
+
+| symbol | name here | meaning |
+|---|---|---|
+| s0 | first_state_ES | first states of the episodes |
+| R_k | return_EK | undiscounted return of an episode, in the data's own units |
+| | low_K, high_K | least and largest reward of an objective over all transitions |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from marl.errors import MarlError
+from marl.offline.transitions import transitions
+from marl.types import Batch, EnvSpec
+
+_FLAT = 1e-6  # a feature that varies less is left unscaled; CHOICE
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """Statistics of a data set, float32 but for counts."""
+
+    transitions: int
+    first_state_ES: Tensor
+    length_E: Tensor  # int64
+    return_EK: Tensor
+    low_K: Tensor
+    high_K: Tensor
+    rewarded_K: Tensor  # int64; transitions whose reward is above 0
+    high_inside_K: Tensor  # largest reward of transitions that end no episode; -inf where all do
+    obs_mean_O: Tensor
+    obs_std_O: Tensor
+    state_mean_S: Tensor
+    state_std_S: Tensor
+
+
+class _Moments:
+    """Mean and deviation of rows, added up in float64."""
+
+    def __init__(self) -> None:
+        self.count, self.sum, self.square = 0, torch.zeros(()), torch.zeros(())
+
+    def add(self, rows: Tensor) -> None:
+        rows = rows.double()
+        self.count += len(rows)
+        self.sum, self.square = self.sum + rows.sum(0), self.square + rows.square().sum(0)
+
+    def take(self) -> tuple[Tensor, Tensor]:
+        mean = self.sum / self.count
+        std = (self.square / self.count - mean.square()).clamp(min=0).sqrt()
+        return mean.float(), torch.where(std < _FLAT, 1.0, std).float()
+
+
+def summarise(data: Iterable[Batch]) -> Summary:
+    """Read every transition once.
+
+    Args:
+        data: whole episodes in order, as `Replay.scan` gives them.
+
+    Raises:
+        MarlError: there is no transition, or a reward or observation is not finite.
+    """
+    obs, state = _Moments(), _Moments()
+    starts: list[Tensor] = []
+    rewards: list[Tensor] = []
+    firsts: list[Tensor] = []
+    ends: list[Tensor] = []
+    for batch in data:
+        t = transitions(batch)
+        obs.add(t.obs_XNO.flatten(0, 1))
+        state.add(t.state_XS)
+        starts.append(t.state_XS[t.first_X])
+        rewards.append(t.reward_XK)
+        firsts.append(t.first_X)
+        ends.append(t.terminated_X | t.truncated_X)
+    if not obs.count:
+        raise MarlError("the data set holds no transition: give one with at least one episode")
+    reward_XK = torch.cat(rewards).double()
+    episode_X = torch.cat(firsts).cumsum(0) - 1
+    E = int(episode_X[-1]) + 1
+    return_EK = torch.zeros(E, reward_XK.shape[1], dtype=torch.float64, device=reward_XK.device)
+    return_EK.index_add_(0, episode_X, reward_XK)
+    (obs_mean, obs_std), (state_mean, state_std) = obs.take(), state.take()
+    for name, value in (("reward", reward_XK), ("observation", obs_mean), ("state", state_mean)):
+        if not bool(torch.isfinite(value).all()):
+            raise MarlError(
+                f"the data set holds a {name} that is NaN or infinite: repair or drop its episode"
+            )
+    return Summary(
+        transitions=len(reward_XK),
+        first_state_ES=torch.cat(starts),
+        length_E=torch.bincount(episode_X, minlength=E),
+        return_EK=return_EK.float(),
+        low_K=reward_XK.amin(0).float(),
+        high_K=reward_XK.amax(0).float(),
+        rewarded_K=(reward_XK > 0).sum(0),
+        high_inside_K=reward_XK.masked_fill(torch.cat(ends)[:, None], -torch.inf).amax(0).float(),
+        obs_mean_O=obs_mean,
+        obs_std_O=obs_std,
+        state_mean_S=state_mean,
+        state_std_S=state_std,
+    )
+
+
+class Scaler(nn.Module):
+    """Observations and states to mean 0 and deviation 1, rewards to [0, 1]; stored with the networks.
+
+    Args:
+        spec: sizes.
+        objectives: K.
+        inputs, rewards: whether each of the two is scaled.
+    """
+
+    def __init__(self, spec: EnvSpec, objectives: int, *, inputs: bool, rewards: bool) -> None:
+        super().__init__()
+        self.inputs, self.rewards = inputs, rewards
+        sizes = {"obs": spec.obs_size, "state": spec.state_size, "reward": objectives}
+        for name, size in sizes.items():
+            self.register_buffer(f"{name}_shift", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+
+    def fit(self, summary: Summary) -> None:
+        """Take the data set's statistics."""
+        if self.inputs:
+            self._set("obs", summary.obs_mean_O, summary.obs_std_O)
+            self._set("state", summary.state_mean_S, summary.state_std_S)
+        if self.rewards:
+            span = summary.high_K - summary.low_K
+            self._set("reward", summary.low_K, torch.where(span > 0, span, 1.0))
+
+    def _set(self, name: str, shift: Tensor, scale: Tensor) -> None:
+        self.get_buffer(f"{name}_shift").copy_(shift)
+        self.get_buffer(f"{name}_scale").copy_(scale)
+
+    def _apply_to(self, name: str, x: Tensor) -> Tensor:
+        return (x - self.get_buffer(f"{name}_shift")) / self.get_buffer(f"{name}_scale")
+
+    def obs(self, x: Tensor) -> Tensor:
+        return self._apply_to("obs", x)
+
+    def state(self, x: Tensor) -> Tensor:
+        return self._apply_to("state", x)
+
+    def reward(self, x: Tensor) -> Tensor:
+        return self._apply_to("reward", x)
