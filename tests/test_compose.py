@@ -79,7 +79,9 @@ def test_several_values_without_m_say_so() -> None:
 def test_every_option_of_every_group_composes() -> None:
     """Each YAML names a Config that exists, with fields it has."""
     target = ["env.target=package.module:factory"]
-    needed = {"offline": ["loop.data=runs/any"], "pettingzoo": target, "gymnasium": target}
+    data = ["loop.data=runs/any"]
+    offline = ("offline", "transitions", "episodes", "fairdice", "bc", "decision_transformer")
+    needed = {"pettingzoo": target, "gymnasium": target, **dict.fromkeys(offline, data)}
     for group in compose.GROUPS:
         for name in compose.options(group):
             compose.compose([f"{group}={name}", *needed.get(name, [])])

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from marl.agents.fairdice.welfare import Welfare
 from marl.errors import MarlError
+from marl.offline import Summary
 
 _REMEDY = "use welfare=patched_log, drop the objective, or add data that reward it"
 
@@ -30,4 +31,52 @@ def refuse_unrewarded(welfare: Welfare, most_K: Tensor, names: Sequence[str]) ->
             raise MarlError(
                 f"objective {k} ({names[k]}) is never rewarded in the data: its largest reward is "
                 f"{most:g}, so its weight would grow without bound; {_REMEDY}"
+            )
+
+
+def refuse_data(
+    welfare: Welfare,
+    summary: Summary,
+    names: Sequence[str],
+    *,
+    scaled: bool,
+    fixed: bool,
+    official: bool,
+) -> None:
+    """Raise MarlError where no welfare can be learned from the data.
+
+    Args:
+        welfare: u.
+        summary: of the data.
+        names: of the objectives.
+        scaled: rewards are scaled to [0, 1] for the learner.
+        fixed: the weights are given: any rewards will do.
+        official: transitions that end an episode do not count.
+    """
+    if fixed or not welfare.needs_reward:
+        return
+    low_K, high_K = summary.low_K, summary.high_K
+    if official:
+        inside_K = summary.high_inside_K - (low_K if scaled else 0.0)
+        for k, most in enumerate(inside_K.tolist()):
+            if most <= 0 < float(high_K[k] - (low_K[k] if scaled else 0.0)):
+                raise MarlError(
+                    f"objective {k} ({names[k]}) is rewarded only where an episode ends, and ends=official "
+                    "leaves those transitions out; set ends=proper"
+                )
+    if scaled:
+        refuse_unrewarded(welfare, high_K - low_K, names)  # a constant reward is scaled to 0
+        return
+    refuse_unrewarded(welfare, high_K, names)
+    for k, (low, high) in enumerate(zip(low_K.tolist(), high_K.tolist(), strict=True)):
+        mean = float(summary.return_EK[:, k].mean())
+        if mean <= 0:
+            raise MarlError(
+                f"objective {k} ({names[k]}) has a mean return of {mean:g} in the data, which this welfare "
+                f"cannot take; set scale_rewards=true, or {_REMEDY}"
+            )
+        if low < 0 or high > 1:
+            raise MarlError(
+                f"objective {k} ({names[k]}) has rewards from {low:g} to {high:g}: objectives are weighed "
+                "fairly in [0, 1] alone; set scale_rewards=true, or welfare=patched_log"
             )

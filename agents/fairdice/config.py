@@ -1,0 +1,89 @@
+"""Config of FairDICE's learner."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+import torch
+
+from marl.agents.fairdice.divergence import DIVERGENCES
+from marl.agents.fairdice.losses import PolicyLoss
+from marl.errors import require
+from marl.rng import Rng
+from marl.types import EnvSpec
+
+if TYPE_CHECKING:
+    from marl.agents.fairdice.team import FairDice
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Sources: Kim et al., NeurIPS 2025; "code" is the authors' released code, defaults of its run script."""
+
+    gamma: float = 0.99  # discount per step, [0, 1); code
+    welfare: Literal["alpha", "patched_log"] = "alpha"  # patched_log bears returns <= 0; replication
+    alpha: float = 1.0  # >= 0; 0: sum of objectives, 1: Nash, larger: towards max-min; paper
+    # Fixed weights mu of the objectives (FairDICE-fixed, linear welfare); empty: learned, or 1 where alpha
+    # = 0.
+    weights: tuple[float, ...] = ()
+    divergence: Literal["chi2", "soft_chi2", "kl"] = "soft_chi2"  # code, on D4MORL
+    beta: float = 0.1  # strength of the divergence penalty, > 0; to be tuned per task
+
+    # sample: every transition's own e (paper, code), whose expectation over next states stands outside f*0:
+    # biased where they are random. mean: e averaged over the batch's transitions with the same state and
+    # actions, which is exact in a finite world with loop.full=true.
+    advantage: Literal["sample", "mean"] = "sample"
+    # official: transitions that end an episode do not count, whether terminated or cut off, and nu(s') is
+    # never zero (code). proper: all count, and a terminated one has nu(s') = 0.
+    ends: Literal["proper", "official"] = "proper"
+    # First states weigh alike per episode, or by its length, as the code has it (one per transition).
+    starts: Literal["episode", "transition"] = "episode"
+    shift: bool = True  # subtract the batch's largest e in the policy's weights; code, not in the paper
+    policy_loss: PolicyLoss = "fixed"  # the other two exist for comparison; losses.py
+    penalty: float = 1e-4  # of |grad nu| above 5, >= 0; code. The replication finds 0 or 0.1 better
+    penalty_mix: Literal["batch", "sample"] = "batch"  # one mixing weight u per batch (code) or per sample
+    mu: Literal["exp", "raw"] = "exp"  # mu = exp(theta), positive; raw: mu itself, as in the code
+
+    scale_inputs: bool = True  # observations and states to mean 0, deviation 1 over the data; code
+    scale_rewards: bool = True  # every objective's rewards to [0, 1] over the data; code's run script
+    mu_limit: float = 1e6  # training stops with a message where a weight exceeds it, > 0; CHOICE
+
+    hidden: int = 256  # features of every hidden layer, >= 1; code: 768 (256 by default)
+    layers: int = 2  # hidden layers, >= 0; code: 3 (2 by default)
+    layer_norm: bool = True  # after every hidden layer; code
+    learning_rate: float = 3e-4  # Adam, of nu and of the policy, > 0; code
+    mu_learning_rate: float = 3e-4  # Adam, of mu, > 0; code
+    policy_decay: int = 0  # updates over which the policy's rate falls to 0 as a cosine; 0: never. code: all
+    max_grad_norm: float | None = None  # > 0, of nu and of the policy; null: none, as in the code
+
+    def __post_init__(self) -> None:
+        require(0 <= self.gamma < 1, "gamma", self.gamma, "give a number in [0, 1)")
+        require(self.alpha >= 0, "alpha", self.alpha, "give a number >= 0")
+        require(all(w >= 0 for w in self.weights), "weights", self.weights, "give numbers >= 0")
+        known: dict[str, tuple[str, ...]] = {
+            "welfare": ("alpha", "patched_log"),
+            "divergence": tuple(DIVERGENCES),
+            "advantage": ("sample", "mean"),
+            "ends": ("proper", "official"),
+            "starts": ("episode", "transition"),
+            "policy_loss": ("fixed", "wrong_broadcast", "behaviour_cloning"),
+            "penalty_mix": ("batch", "sample"),
+            "mu": ("exp", "raw"),
+        }
+        for name, names in known.items():
+            require(
+                getattr(self, name) in names, name, getattr(self, name), f"give one of {', '.join(names)}"
+            )
+        for name in ("beta", "mu_limit", "learning_rate", "mu_learning_rate"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
+        for name in ("penalty", "layers", "policy_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give a number >= 0")
+        require(self.hidden >= 1, "hidden", self.hidden, "give an integer >= 1")
+        norm = self.max_grad_norm
+        require(norm is None or norm > 0, "max_grad_norm", norm, "give a number above 0, or null")
+
+    def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> FairDice:
+        from marl.agents.fairdice.team import FairDice
+
+        return FairDice(spec, self, rng=rng, device=device)

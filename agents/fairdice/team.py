@@ -1,0 +1,289 @@
+"""FairDICE's learner: nu, mu and the policy, updated together from a fixed data set.
+
+| symbol | name here | meaning |
+|---|---|---|
+| nu(s) | nu | value-like function of the state |
+| mu_i | weights_K | weight of objective i: learned, or given (FairDICE-fixed) |
+| theta | theta_K | log mu, or mu itself |
+| e, w | e_X, weight_X | advantage under mu, and density ratio d / dD (losses.py) |
+| pi | policy | product of the agents' policies |
+
+A world with a reward per agent has the agents as its objectives, a team reward is one objective. nu sees
+the state, every agent's policy its own observation, so that a team is trained as one and acts apart.
+Targets are not needed.
+DEVIATION: the code attaches to every transition the first state of its own episode; here first states are
+drawn from the data set's (`starts`), with the same expectation.
+CHOICE: the policy's weights use nu and mu from before the update, as one step of the code does.
+
+Reference: Kim et al., "FairDICE", NeurIPS 2025.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from marl.agents.fairdice import losses
+from marl.agents.fairdice.check import refuse_data
+from marl.agents.fairdice.config import Config
+from marl.agents.fairdice.divergence import DIVERGENCES
+from marl.agents.fairdice.welfare import make_welfare
+from marl.errors import FieldError, MarlError
+from marl.nets import Optimiser, load_tensors, tensors_of
+from marl.offline import (
+    OfflinePolicy,
+    Scaler,
+    Summary,
+    Transitions,
+    Trunk,
+    objectives_of,
+    summarise,
+    transitions,
+)
+from marl.rng import Rng, Stream
+from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
+
+
+class _Weights(nn.Module):
+    def __init__(self, objectives: int, *, exp: bool) -> None:
+        super().__init__()
+        self.exp = exp
+        self.theta_K = nn.Parameter(torch.zeros(objectives) if exp else torch.ones(objectives))  # mu = 1
+
+    def forward(self) -> Tensor:
+        return self.theta_K.exp() if self.exp else self.theta_K
+
+
+class FairDice:
+    """The learner; made by `Config.build`.
+
+    Args:
+        spec: the world.
+        config: hyper-parameters.
+        rng: source of the initial weights.
+        device: where networks live and batches arrive.
+
+    Raises:
+        FieldError: `weights` are not one per objective.
+    """
+
+    extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored beside actions
+
+    def __init__(self, spec: EnvSpec, config: Config, *, rng: Rng, device: torch.device) -> None:
+        self.spec, self.config, self.device, self.updates = spec, config, device, 0
+        self.names = objectives_of(spec)
+        K, generator = len(self.names), rng.torch("init")
+        self.welfare, self.f = make_welfare(config.welfare, config.alpha), DIVERGENCES[config.divergence]
+        if config.weights and len(config.weights) != K:
+            fix = f"give {K} weights, one for each of {', '.join(self.names)}, or none"
+            raise FieldError("weights", config.weights, fix)
+        self.fixed_K: Tensor | None = None
+        if config.weights or not self.welfare.learns_weights:
+            self.fixed_K = torch.tensor(config.weights or (1.0,) * K, device=device)
+        sizes: dict[str, Any] = {"hidden": config.hidden, "layers": config.layers, "generator": generator}
+        self.nu = Trunk(
+            spec.state_size, heads=[(1, math.sqrt(2))], layer_norm=config.layer_norm, twice=True, **sizes
+        ).to(device)
+        self.policy = OfflinePolicy(spec, layer_norm=config.layer_norm, **sizes).to(device)
+        self.weights = _Weights(K, exp=config.mu == "exp").to(device)
+        self.scaler = Scaler(spec, K, inputs=config.scale_inputs, rewards=config.scale_rewards).to(device)
+        self.optimisers = {
+            name: Optimiser(
+                module,
+                kind="adam",
+                learning_rate=config.mu_learning_rate if name == "weights" else config.learning_rate,
+                eps=1e-8,
+                max_grad_norm=config.max_grad_norm or math.inf,
+            )
+            for name, module in self._learned().items()
+        }
+        self._first_ES = torch.zeros(0, spec.state_size, device=device)
+        self._first_share_E = torch.zeros(0, device=device)
+        self._grouped: tuple[Batch, Tensor] | None = None
+
+    def _learned(self) -> dict[str, nn.Module]:
+        return {"nu": self.nu, "policy": self.policy, "weights": self.weights}
+
+    @property
+    def weights_K(self) -> Tensor:
+        """mu."""
+        return self.weights() if self.fixed_K is None else self.fixed_K
+
+    # The data
+
+    def examine(self, data: Iterable[Batch]) -> Summary:
+        """Read the data set: scaling, first states, and what must be refused.
+
+        Raises:
+            MarlError: no welfare can be learned from it; names the objective and the remedy.
+        """
+        summary = summarise(data)
+        c, fixed = self.config, self.fixed_K is not None
+        refuse_data(
+            self.welfare,
+            summary,
+            self.names,
+            scaled=c.scale_rewards,
+            fixed=fixed,
+            official=c.ends == "official",
+        )
+        self.scaler.fit(summary)
+        share_E = torch.ones_like(summary.length_E) if self.config.starts == "episode" else summary.length_E
+        self._first_ES = summary.first_state_ES
+        self._first_share_E = (share_E / share_E.sum()).cumsum(0)
+        return summary
+
+    def _first_states(self, rows: int, rng: Stream) -> Tensor:
+        """So many first states of the data set, or all of them where there are no more and all weigh
+        alike."""
+        if not len(self._first_ES):
+            raise MarlError("FairDICE has not seen the data set: call `examine` before `update`")
+        if self.config.starts == "episode" and len(self._first_ES) <= rows:
+            return self._first_ES
+        return self._draw_first(rows, rng)
+
+    def _draw_first(self, rows: int, rng: Stream) -> Tensor:
+        u_Y = rng.uniform(rows)[0].to(self._first_share_E.dtype)
+        at_Y = torch.searchsorted(self._first_share_E, u_Y).clamp(max=len(self._first_ES) - 1)
+        return self._first_ES[at_Y]
+
+    # Acting
+
+    def initial_carry(self, rows: int) -> Carry:
+        return {}
+
+    @torch.no_grad()
+    def act(
+        self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
+    ) -> Act:
+        """The likeliest action (a Gaussian's mean); a sample if explore > 0."""
+        obs_BNO = self.scaler.obs(ts.obs_BNO)
+        return Act(actions_BN=self.policy.act(obs_BNO, ts.avail_BNA, rng, explore=explore > 0), carry=carry)
+
+    def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
+        """Logits, or the Gaussian's means in units of the Box."""
+        return self.policy.outputs(self.scaler.obs(ts.obs_BNO))[0]
+
+    # Learning
+
+    def update(self, batch: Batch, *, rng: Stream) -> dict[str, Tensor]:
+        """One step of nu, mu and the policy.
+
+        Raises:
+            NonFiniteError: a loss or gradient is NaN or infinite.
+            MarlError: a weight exceeds `mu_limit`.
+        """
+        c, x = self.config, transitions(batch)
+        keep_X = ~(x.terminated_X | x.truncated_X) if c.ends == "official" else torch.ones_like(x.first_X)
+        ends_X = torch.zeros_like(x.first_X) if c.ends == "official" else x.terminated_X
+        reward_XK, mu_K = self.scaler.reward(x.reward_XK), self.weights_K
+        state_XS, next_XS = self.scaler.state(x.state_XS), self.scaler.state(x.next_state_XS)
+        first_YS = self.scaler.state(self._first_states(len(reward_XK), rng.fold("first")))
+        nu_X, next_nu_X, nu0_Y = (self.nu(s)[0].squeeze(-1) for s in (state_XS, next_XS, first_YS))
+        e_X = losses.advantage(reward_XK, mu_K, nu_X, next_nu_X, ends_X, gamma=c.gamma)
+        if c.advantage == "mean":
+            e_X = losses.group_mean(e_X, self._groups_of(batch, x))
+        numbers: dict[str, Any] = {"beta": c.beta, "f": self.f}
+        learned_K = None if self.fixed_K is not None else mu_K
+        dual = losses.dual_loss(e_X, keep_X, nu0_Y, learned_K, gamma=c.gamma, welfare=self.welfare, **numbers)
+        penalty = self._penalty(next_XS, rng) if c.penalty else torch.zeros_like(dual)
+        weight_X = losses.policy_weights(e_X, keep_X, shift=c.shift, **numbers)
+        clone, log_prob_X = self._clone(x, weight_X, keep_X)
+        norms = self._step(dual + c.penalty * penalty, clone)
+        self.updates += 1
+        self._stop_where_unbounded()
+        with torch.no_grad():
+            ratio_X = torch.where(keep_X, self.f.weight(e_X / c.beta), 0.0)
+            J_K = (ratio_X[:, None] * reward_XK).mean(0)
+            ess = weight_X.sum().square() / (len(weight_X) * weight_X.square().sum().clamp(min=1e-12))
+        metrics = {
+            "loss": (dual + clone).detach(),
+            "dual": dual.detach(),
+            "policy_loss": clone.detach(),
+            "log_prob": log_prob_X.detach().mean(),
+            "penalty": penalty.detach(),
+            "effective_share": ess,  # effective sample size of the policy's weights, per sample
+            "zero_share": (weight_X <= 0).float().mean(),
+            "ratio": ratio_X.mean(),  # 1 at the optimum without terminated transitions
+            **norms,
+        }
+        for k, name in enumerate(self.names):
+            metrics |= {f"mu.{name}": mu_K[k].detach(), f"J.{name}": J_K[k]}
+        return metrics
+
+    def _groups_of(self, batch: Batch, x: Transitions) -> Tensor:
+        """Which transitions share state and actions; kept while the batch stays the same (loop.full)."""
+        if self._grouped is None or self._grouped[0] is not batch:
+            self._grouped = batch, losses.alike(x.state_XS, x.actions_XN)
+        return self._grouped[1]
+
+    def _penalty(self, next_XS: Tensor, rng: Stream) -> Tensor:
+        """Of nu's gradient between first and next states."""
+        first_XS = self.scaler.state(self._draw_first(len(next_XS), rng.fold("mixed")))
+        shape = (len(next_XS), 1) if self.config.penalty_mix == "sample" else (1, 1)
+        u = rng.fold("mix").uniform(*shape)[0]
+        with torch.enable_grad():
+            at_XS = (u * first_XS + (1 - u) * next_XS).detach().requires_grad_()
+            (gradient_XS,) = torch.autograd.grad(self.nu(at_XS)[0].sum(), at_XS, create_graph=True)
+        return losses.gradient_penalty(gradient_XS)
+
+    def _clone(self, x: Transitions, weight_X: Tensor, keep_X: Tensor) -> tuple[Tensor, Tensor]:
+        log_prob_X = self.policy.log_prob(self.scaler.obs(x.obs_XNO), x.avail_XNA, x.actions_XN)
+        return losses.policy_loss(weight_X, log_prob_X, keep_X, kind=self.config.policy_loss), log_prob_X
+
+    def _step(self, dual: Tensor, clone: Tensor) -> dict[str, Tensor]:
+        """Differentiate and step all; returns the gradients' norms."""
+        c, steps = self.config, self.optimisers
+        if c.policy_decay:
+            done = min(self.updates / c.policy_decay, 1.0)
+            steps["policy"].set_learning_rate(c.learning_rate * 0.5 * (1 + math.cos(math.pi * done)))
+        for optimiser in steps.values():
+            optimiser.flat.grad.zero_()
+        if torch.isfinite(dual):  # else `apply` says so
+            dual.backward()  # type: ignore[no-untyped-call]
+        norms = {"nu_grad_norm": steps["nu"].apply(dual, "dual loss")}
+        if self.fixed_K is None:
+            steps["weights"].apply(dual, "dual loss")
+        norms["policy_grad_norm"] = steps["policy"].step(clone, "policy loss")
+        return norms
+
+    def _stop_where_unbounded(self) -> None:
+        c, mu_K = self.config, self.weights_K.detach()
+        for k, mu in enumerate(mu_K.tolist()):
+            if mu > c.mu_limit or (self.fixed_K is None and mu <= 0):
+                what = f"exceeds mu_limit={c.mu_limit:g}" if mu > 0 else "is not positive: use mu=exp"
+                raise MarlError(
+                    f"the weight of objective {k} ({self.names[k]}) is {mu:.3g} and {what} after "
+                    f"{self.updates} updates; the data hardly reward it: raise beta, use "
+                    "welfare=patched_log, or add data"
+                )
+
+    # Persistence
+
+    def state_dict(self) -> dict[str, Any]:
+        """Networks, scaling, optimisers and counters; first states come from the data (`examine`)."""
+        parts = {**self._learned(), "scaler": self.scaler}
+        return {
+            "networks": {f"{p}.{n}": v for p, module in parts.items() for n, v in tensors_of(module).items()},
+            "targets": {},
+            "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
+            "counters": {"updates": self.updates},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore, after which acting and learning go on bit for bit.
+
+        Raises:
+            MarlError: a tensor is missing, unknown or of another shape.
+        """
+        for part, module in {**self._learned(), "scaler": self.scaler}.items():
+            prefix = f"{part}."
+            own = {n.removeprefix(prefix): v for n, v in state["networks"].items() if n.startswith(prefix)}
+            load_tensors(module, own, part)
+        for name, optimiser in self.optimisers.items():
+            optimiser.load_state_dict(state["optimisers"][name])
+        self.updates = int(state["counters"]["updates"])

@@ -1,0 +1,229 @@
+"""The learner against the oracle, its variants, its refusals, and its state."""
+
+import math
+
+import pytest
+import torch
+
+from marl import checkpoint, momdp
+from marl.agents.fairdice import Config
+from marl.agents.fairdice.tabular import Problem, newton
+from marl.agents.fairdice.welfare import AlphaFair
+from marl.envs.momdp import Config as World
+from marl.errors import FieldError, MarlError
+from marl.loops import BatchConfig, OfflineConfig
+from marl.replay import Replay
+from marl.rng import Rng
+
+CPU, GAMMA = torch.device("cpu"), 0.9
+SMALL = World(states=6, actions=3, objectives=2, limit=20)
+LINEAR = {  # a table of nu and of logits, for comparison with the oracle
+    "gamma": GAMMA,
+    "advantage": "mean",
+    "layers": 0,
+    "scale_inputs": False,
+    "penalty": 0.0,
+    "shift": False,
+    "starts": "episode",
+    "learning_rate": 0.1,
+    "mu_learning_rate": 0.1,
+}
+
+
+def learn(data, updates, *, full=True, **changes):
+    """A team that learned, by the offline loop's own steps."""
+    agent = Config(**(LINEAR | changes)).build(spec=data.spec, rng=Rng(0, "agent"), device=CPU)
+    loop = OfflineConfig(
+        data="unused", full=full, batch=BatchConfig(sequences=64, length=2, starts="any")
+    ).build(env=data.env, agent=agent, rng=Rng(0))
+    loop.use(data.memory())
+    for _ in range(updates // 10):
+        metrics = loop.iterate()
+    return agent, metrics
+
+
+def policy_of(agent, data):
+    """pi(a|s) of every state (S, A)."""
+    eye = torch.eye(data.S)[:, None]
+    return agent.policy.outputs(agent.scaler.obs(eye))[0][:, 0].softmax(-1).double().detach()
+
+
+@pytest.mark.parametrize(("welfare", "f"), [(1.0, "chi2"), (0.5, "soft_chi2")])
+def test_the_learner_reaches_the_oracle(make_data, welfare, f):
+    """Welfare of the learned policy in the estimated process: within 1 % of the optimum's, as are J and
+    mu."""
+    data = make_data(SMALL, episodes=50)
+    model, data_SA = data.estimate()
+    u = AlphaFair(welfare)
+    best = newton(Problem(model=model, data_SA=data_SA, gamma=GAMMA, welfare=u, divergence=f, beta=0.3))
+    agent, metrics = learn(data, 400, alpha=welfare, divergence=f, beta=0.3, policy_decay=400)
+    optimum = float(u.utility(best.return_K).sum())
+
+    def reached(agent):
+        policy_SA = policy_of(agent, data) * (data_SA > 0)
+        policy_SA = policy_SA / policy_SA.sum(-1, keepdim=True).clamp(min=1e-9)
+        return float(u.utility(momdp.returns(model, momdp.occupancy(model, policy_SA, GAMMA))).sum())
+
+    assert reached(agent) == pytest.approx(optimum, abs=0.01 * abs(optimum))
+    assert torch.allclose(agent.weights_K.detach().double(), best.mu_K, rtol=0.05)
+    J = torch.tensor([metrics[f"train/J.goal_{k}"] for k in range(2)]).double()
+    assert torch.allclose(J, best.return_K, rtol=0.1, atol=1e-3)
+    assert metrics["train/ratio"] == pytest.approx(1, abs=0.05)
+    asleep, _ = learn(data, 10, alpha=welfare, divergence=f, beta=0.3, learning_rate=1e-9)
+    assert reached(asleep) < optimum - 0.01 * abs(optimum)
+
+
+def test_terminated_transitions_end_the_flow(make_data):
+    """Rooms whose goals end the episode: proper ends reach the oracle, official ones lose every reward."""
+    world = World(world="four_rooms", limit=30, goals=((2, 4), (4, 2)), slip=0.0)
+    data = make_data(world, episodes=60)
+    model, data_SA = data.estimate()
+    settings = {"beta": 0.3, "divergence": "soft_chi2"}
+    best = newton(Problem(model=model, data_SA=data_SA, gamma=GAMMA, welfare=AlphaFair(1.0), **settings))
+    agent, _ = learn(data, 1000, **settings)
+    assert torch.allclose(agent.weights_K.detach().double(), best.mu_K, rtol=0.05)
+    with pytest.raises(MarlError, match=r"objective 0 \(goal_0\) is rewarded only where an episode ends"):
+        learn(data, 10, **settings, ends="official")
+
+
+def test_beta_matters_and_with_the_wrong_broadcast_does_not(make_data):
+    data = make_data(SMALL, episodes=30)
+
+    def distance(kind):
+        one, other = (
+            policy_of(learn(data, 120, full=False, advantage="sample", beta=b, policy_loss=kind)[0], data)
+            for b in (0.01, 10.0)
+        )
+        return float((one - other).abs().sum(-1).mean())
+
+    assert distance("fixed") > 0.3
+    assert distance("wrong_broadcast") < 0.05
+    assert distance("behaviour_cloning") < 1e-6
+
+
+def test_given_weights_stay_and_the_sum_needs_none(make_data):
+    data = make_data(SMALL, episodes=30)
+    agent, metrics = learn(data, 50, weights=(0.2, 0.8))
+    assert agent.weights_K.tolist() == pytest.approx([0.2, 0.8])
+    assert metrics["train/mu.goal_1"] == pytest.approx(0.8)
+    agent, _ = learn(data, 50, alpha=0.0)
+    assert agent.weights_K.tolist() == [1, 1]
+    with pytest.raises(FieldError, match="give 2 weights, one for each of goal_0, goal_1"):
+        learn(data, 10, weights=(1.0,))
+
+
+def test_all_variants_learn(make_data):
+    data = make_data(SMALL, episodes=20)
+    for changes in (
+        {"mu": "raw"},
+        {"penalty": 0.1, "penalty_mix": "sample", "layers": 2, "hidden": 16},
+        {"starts": "transition", "shift": True, "ends": "official"},
+        {"policy_decay": 20, "max_grad_norm": 1.0},
+        {"welfare": "patched_log", "scale_rewards": False},
+    ):
+        _, metrics = learn(data, 30, full=False, **changes)
+        assert math.isfinite(metrics["train/loss"])
+
+
+def test_the_decayed_rate_ends_at_zero(make_data):
+    data = make_data(SMALL, episodes=20)
+    agent, _ = learn(data, 20, policy_decay=20)
+    before = policy_of(agent, data)
+    loop = OfflineConfig(data="unused", full=True).build(env=data.env, agent=agent, rng=Rng(0))
+    loop.use(data.memory())
+    loop.iterate()
+    assert torch.equal(policy_of(agent, data), before)
+
+
+# What cannot be learned is refused
+
+
+def spoiled(make_data, change):
+    data = make_data(SMALL, episodes=20)
+    change(data.played.reward_ETK)
+    return data
+
+
+@pytest.mark.parametrize(
+    ("change", "settings", "message"),
+    [
+        (lambda r: r[..., 1].zero_(), {}, r"objective 1 \(goal_1\) is never rewarded .* welfare=patched_log"),
+        (lambda r: r[..., 0].fill_(2), {}, r"objective 0 \(goal_0\) is never rewarded"),
+        (lambda r: r[..., 0].sub_(1), {"scale_rewards": False}, r"objective 0 \(goal_0\) is never rewarded"),
+        (
+            lambda r: r[..., 1].sub_(0.5),
+            {"scale_rewards": False},
+            r"objective 1 \(goal_1\) has a mean return of -.* set scale_rewards=true",
+        ),
+        (
+            lambda r: r[..., 1].mul_(30),
+            {"scale_rewards": False},
+            r"objective 1 \(goal_1\) has rewards from 0 to 30: .* set scale_rewards=true",
+        ),
+    ],
+)
+def test_data_that_cannot_be_learned_from_are_refused(make_data, change, settings, message):
+    data = spoiled(make_data, change)
+    with pytest.raises(MarlError, match=message):
+        learn(data, 10, **settings)
+    learn(data, 10, **settings, alpha=0.0)  # a sum can
+    learn(data, 10, **settings, welfare="patched_log")
+
+
+def test_rewards_that_are_not_finite_are_refused(make_data):
+    data = spoiled(make_data, lambda r: r[3].fill_(math.nan))
+    with pytest.raises(MarlError, match="a reward that is NaN or infinite"):
+        learn(data, 10)
+
+
+def test_a_weight_without_bound_stops_training(make_data):
+    data = make_data(SMALL, episodes=20)
+    with pytest.raises(MarlError, match=r"the weight of objective \d \(goal_\d\) is .* exceeds mu_limit=2 "):
+        learn(data, 400, mu_limit=2.0)
+
+
+def test_it_wants_to_see_the_data_first(make_data):
+    data = make_data(SMALL, episodes=5)
+    agent = Config().build(spec=data.spec, rng=Rng(0), device=CPU)
+    with pytest.raises(MarlError, match="call `examine` before `update`"):
+        agent.update(next(data.memory().scan()), rng=Rng(0).stream("u", 1))
+
+
+# The loop's promises
+
+
+def test_resume_is_bit_exact(make_data, tmp_path):
+    """Through a checkpoint on disk, between two updates of a decaying rate."""
+    data = make_data(SMALL, episodes=30)
+    config = Config(hidden=16, policy_decay=50, penalty=0.1)
+    batch = BatchConfig(sequences=32, length=2, starts="any")
+
+    def loop():
+        agent = config.build(spec=data.spec, rng=Rng(0, "agent"), device=CPU)
+        made = OfflineConfig(data=tmp_path, updates=3, batch=batch).build(
+            env=data.env, agent=agent, rng=Rng(1)
+        )
+        return made
+
+    whole, first, second = loop(), loop(), loop()
+    for one in (whole, first):
+        one.use(data.memory())
+    rows = [whole.iterate() for _ in range(8)]
+    assert [first.iterate() for _ in range(4)] == rows[:4]
+    checkpoint.write(tmp_path, first.steps, first.state_dict(), first.segments(), info={})
+    saved, _ = checkpoint.latest(tmp_path)
+    second.load_state_dict(saved.state, saved.read_segment)
+    assert [second.iterate() for _ in range(4)] == rows[4:]
+    for name, value in whole.state_dict()["agent"]["networks"].items():
+        assert torch.equal(value, second.state_dict()["agent"]["networks"][name]), name
+
+
+def test_scan_gives_every_transition_once(make_data):
+    memory: Replay = make_data(SMALL, episodes=30).memory()
+    whole = next(memory.scan(memory.entries))
+    for length in (2, 7, 1000):
+        parts = list(memory.scan(length))
+        for name in ("obs_BTNO", "actions_BTN", "reward_BTK", "truncated_BT", "start_BT"):
+            joined = torch.cat([getattr(b, name)[b.filled_BT] for b in parts])
+            assert torch.equal(joined, getattr(whole, name)[whole.filled_BT]), name
+    assert int(whole.filled_BT.sum()) == memory.entries - memory.episodes
