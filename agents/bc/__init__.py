@@ -1,0 +1,218 @@
+"""Behaviour cloning from a data set: plain, told a preference, or told a preference and the return to reach.
+
+| symbol | name here | meaning |
+|---|---|---|
+| p | preference | share of every objective in what is wanted, sums to 1 |
+| g_t | outcome | mean reward per step still to come, by objective, in [0, 1] |
+| R_k | return_EK | an episode's return of objective k, scaled to [0, 1] over the data set |
+
+`condition`: none is BC; preference is BC(P); outcome is RvS with the average outcome beside the preference,
+MORvS(P). While learning, p is the share that each objective had in the episode's own return and g_t what the
+episode still brought. While acting, p is `preference`, and g_t starts at the outcome of that episode of the
+data whose return serves p best, less what has been earned since.
+DEVIATION: PEDA takes p from the behaviour's recorded preference and predicts g_0 from p by a regression;
+data sets of any origin record neither, so both are read off the returns.
+Batches hold whole episodes (`loop.batch.length=0`), because g_t needs them.
+
+Reference: Zhu, Dang, Grover (PEDA), ICLR 2023; Emmons et al., "RvS: What is Essential for Offline RL via
+Supervised Learning?", ICLR 2022.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from marl.errors import FieldError, MarlError, require
+from marl.nets import Optimiser, load_tensors, tensors_of
+from marl.offline import OfflinePolicy, Outcomes, Scaler, objectives_of, summarise, transitions
+from marl.rng import Rng, Stream
+from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Sizes as FairDICE's, so that the two differ in their losses alone."""
+
+    condition: Literal["none", "preference", "outcome"] = "none"
+    preference: tuple[float, ...] = ()  # wanted while acting, >= 0, any sum above 0; empty: all alike
+    hidden: int = 256  # features of every hidden layer, >= 1
+    layers: int = 2  # hidden layers, >= 0
+    layer_norm: bool = True  # after every hidden layer but the last
+    scale_inputs: bool = True  # observations to mean 0, deviation 1 over the data
+    learning_rate: float = 3e-4  # Adam, > 0
+
+    def __post_init__(self) -> None:
+        kinds = ("none", "preference", "outcome")
+        require(self.condition in kinds, "condition", self.condition, f"give one of {', '.join(kinds)}")
+        wanted = self.preference
+        fits = not wanted or (min(wanted) >= 0 and sum(wanted) > 0)
+        require(fits, "preference", wanted, "give numbers >= 0 with a sum above 0")
+        require(self.hidden >= 1, "hidden", self.hidden, "give an integer >= 1")
+        require(self.layers >= 0, "layers", self.layers, "give an integer >= 0")
+        require(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a number above 0")
+
+    @property
+    def label(self) -> str:
+        return {"none": "bc", "preference": "bc_p", "outcome": "rvs_p"}[self.condition]
+
+    def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> Cloner:
+        return Cloner(spec, self, rng=rng, device=device)
+
+
+class Cloner:
+    """See the module's text.
+
+    Args:
+        spec: the world.
+        config: hyper-parameters.
+        rng: source of the initial weights.
+        device: where the network lives and batches arrive.
+
+    Raises:
+        FieldError: `preference` has not one number per objective.
+    """
+
+    extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored beside actions
+
+    def __init__(self, spec: EnvSpec, config: Config, *, rng: Rng, device: torch.device) -> None:
+        self.spec, self.config, self.device, self.updates = spec, config, device, 0
+        names = objectives_of(spec)
+        K = len(names)
+        if config.preference and len(config.preference) != K:
+            fix = f"give {K} numbers, one for each of {', '.join(names)}, or none"
+            raise FieldError("preference", config.preference, fix)
+        wanted_K = torch.tensor(config.preference or (1.0,) * K, device=device)
+        self.preference_K = wanted_K / wanted_K.sum()
+        extra = {"none": 0, "preference": K, "outcome": 2 * K}[config.condition]
+        self.policy = OfflinePolicy(
+            spec,
+            hidden=config.hidden,
+            layers=config.layers,
+            layer_norm=config.layer_norm,
+            extra=extra,
+            generator=rng.torch("init"),
+        ).to(device)
+        self.scaler = Scaler(spec, K, inputs=config.scale_inputs, rewards=True).to(device)
+        self.outcomes = Outcomes(K).to(device)
+        self.optimiser = Optimiser(
+            self.policy, kind="adam", learning_rate=config.learning_rate, eps=1e-8, max_grad_norm=math.inf
+        )
+
+    def examine(self, data: Iterable[Batch]) -> None:
+        """Read the data set: scaling, and the returns that it reached."""
+        summary = summarise(data)
+        self.scaler.fit(summary)
+        self.outcomes.fit(summary, self.scaler)
+
+    # Acting
+
+    def initial_carry(self, rows: int) -> Carry:
+        """What is still to be earned, by objective; kept where the policy is told."""
+        if self.config.condition != "outcome":
+            return {}
+        goal_K = self.outcomes.best(self.preference_K)
+        return {"to_go_BK": goal_K.expand(rows, -1).clone()}
+
+    @torch.no_grad()
+    def act(
+        self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
+    ) -> Act:
+        """The likeliest action (a Gaussian's mean); a sample if explore > 0."""
+        carry = self._less_earned(ts, carry)
+        obs_BNO = self._told(self.scaler.obs(ts.obs_BNO), self._wishes(ts, carry))
+        actions_BN = self.policy.act(obs_BNO, ts.avail_BNA, rng, explore=explore > 0)
+        return Act(actions_BN=actions_BN, carry=carry)
+
+    def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
+        """Logits, or the Gaussian's means in units of the Box."""
+        told = self._told(self.scaler.obs(ts.obs_BNO), self._wishes(ts, self._less_earned(ts, carry)))
+        return self.policy.outputs(told)[0]
+
+    def _less_earned(self, ts: TimeStep, carry: Carry) -> Carry:
+        if "to_go_BK" not in carry:
+            return carry
+        given = ts.reward_BK if ts.reward_BK is not None else ts.agent_reward_BN
+        if given is None:
+            assert ts.reward_B is not None
+            given = ts.reward_B[:, None]
+        earned_BK = torch.where((ts.t_B > 0)[:, None], self.scaler.reward(given), 0.0)
+        return {"to_go_BK": carry["to_go_BK"] - earned_BK}
+
+    def _wishes(self, ts: TimeStep, carry: Carry) -> Tensor | None:
+        """What the policy is told beside its observation (B, .)."""
+        if self.config.condition == "none":
+            return None
+        wanted_BK = self.preference_K.expand(len(ts.t_B), -1)
+        if self.config.condition == "preference":
+            return wanted_BK
+        left_B1 = (self.spec.episode_limit - ts.t_B).clamp(min=1)[:, None]
+        return torch.cat([wanted_BK, carry["to_go_BK"].clamp(min=0) / left_B1], -1)
+
+    @staticmethod
+    def _told(obs: Tensor, wishes: Tensor | None) -> Tensor:
+        """[observation | wishes] of every agent. Args: obs (X, N, O); wishes (X, .)."""
+        if wishes is None:
+            return obs
+        return torch.cat([obs, wishes[:, None].expand(-1, obs.shape[1], -1)], -1)
+
+    # Learning
+
+    def update(self, batch: Batch, *, rng: Stream) -> dict[str, Tensor]:
+        """One step on -log pi of the batch's actions.
+
+        Raises:
+            MarlError: the policy is told something and the batch does not start with an episode.
+            NonFiniteError: loss or gradient is NaN or infinite; nothing was changed.
+        """
+        x = transitions(batch)
+        told = self._told(self.scaler.obs(x.obs_XNO), self._hindsight(batch))
+        loss = -self.policy.log_prob(told, x.avail_XNA, x.actions_XN).mean()
+        norm = self.optimiser.step(loss)
+        self.updates += 1
+        return {"loss": loss.detach(), "grad_norm": norm}
+
+    def _hindsight(self, batch: Batch) -> Tensor | None:
+        """What the policy would have been told, for every transition of whole episodes (X, .)."""
+        if self.config.condition == "none":
+            return None
+        if not bool(batch.start_BT[:, 0].all()) or int(batch.start_BT.sum()) != len(batch.start_BT):
+            raise MarlError(
+                "a policy that is told a wish learns from whole episodes: give loop.batch.length=0"
+            )
+        preference_BTK, to_go_BTK, left_BT = self.outcomes.hindsight(
+            batch, self.scaler, self.spec.episode_limit
+        )
+        if self.config.condition == "preference":
+            return preference_BTK[batch.filled_BT]
+        return torch.cat([preference_BTK, to_go_BTK / left_BT[..., None]], -1)[batch.filled_BT]
+
+    # Persistence
+
+    def _parts(self) -> dict[str, torch.nn.Module]:
+        return {"policy": self.policy, "scaler": self.scaler, "outcomes": self.outcomes}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Network, scaling, optimiser and counters."""
+        return {
+            "networks": {
+                f"{p}.{n}": v for p, module in self._parts().items() for n, v in tensors_of(module).items()
+            },
+            "targets": {},
+            "optimisers": {"policy": self.optimiser.state_dict()},
+            "counters": {"updates": self.updates},
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Restore, after which acting and learning go on bit for bit."""
+        for part, module in self._parts().items():
+            prefix = f"{part}."
+            own = {n.removeprefix(prefix): v for n, v in state["networks"].items() if n.startswith(prefix)}
+            load_tensors(module, own, part)
+        self.optimiser.load_state_dict(state["optimisers"]["policy"])
+        self.updates = int(state["counters"]["updates"])
