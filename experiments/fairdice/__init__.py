@@ -1,0 +1,1 @@
+"""FairDICE's studies."""
