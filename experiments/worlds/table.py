@@ -61,7 +61,7 @@ def claims(paths: list[Path]) -> None:
             "value >= 0.9",
             "experiments.tables:success",
             "IC3Net on traffic_junction/easy at the final arrival rate: share of 320 greedy episodes without "
-            "a collision, IQM over seeds; PPO update, not the paper's REINFORCE",
+            "a collision, IQM over seeds; PPO update, not the paper's REINFORCE, and 64 features",
         )
     if len({found[path].agent for path in hunts}) == 2:
         _claim(
@@ -69,8 +69,8 @@ def claims(paths: list[Path]) -> None:
             "worlds.ic3net_minus_mute_pp_medium",
             "low > 0",
             "experiments.worlds.table:over_mute",
-            "success of IC3Net minus that of the same network without messages in training and test, "
-            "predator_prey/medium; the low end is above 0 where their intervals do not overlap",
+            "success of IC3Net, its gate open, minus that of the same network without messages in training "
+            "and test, predator_prey/medium; the low end is above 0 where their intervals do not overlap",
         )
 
 
