@@ -54,6 +54,7 @@ _EVALUATE_HELP = """marl evaluate run=<run folder> key=value ...: measure a trai
   channel=<name>   another link between the agents: {channels}
   channel.<field>=<value>, agent.<field>=<value>   settings of the link, and of the team
   talk=true        also a picture of who talks to whom in the first episode
+  video=mp4        also a video, of a few episodes from the first one on; or video=gif
   device=cpu, threads=<n>, trust=[package]"""
 
 _DATASET_HELP = """marl export-dataset run=<run folder> out=<folder> key=value ...: write a Minari data set
@@ -174,8 +175,11 @@ def evaluate(words: Sequence[str]) -> None:
 
         print(_EVALUATE_HELP.format(channels=", ".join(compose.options("channel"))))
         return
-    names = ("run", "episodes", "seed", "explore", "checkpoint", "talk", "device", "threads", "trust")
+    names = ("run", "episodes", "seed", "explore", "checkpoint", "talk", "video")
+    names += ("device", "threads", "trust")
     taken, rest = take(words, names)
+    if taken.get("video", "mp4") not in ("mp4", "gif"):
+        raise FieldError("video", taken["video"], "give mp4 or gif")
     own = [word for word in rest if word.startswith(("channel=", "channel.", "agent."))]
     if other := [word for word in rest if word not in own]:
         known = ", ".join((*names, "channel", "agent.<field>"))
@@ -195,6 +199,7 @@ def evaluate(words: Sequence[str]) -> None:
         trust=_packages(taken),
         words=own,
         talk=_flag("talk", taken.get("talk", "false")),
+        film=taken.get("video", ""),
     )
 
 

@@ -100,6 +100,13 @@ def over(node: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
     return out
 
 
+def with_seeds(overrides: Sequence[str], seeds: Sequence[int]) -> list[RunConfig]:
+    """The run that the overrides mean, once per seed; composed once, which takes far longer than a copy."""
+    first = compose(overrides)
+    name = "" if first.run_id == first.default_run_id() else first.run_id
+    return [dataclasses.replace(first, seed=seed, run_id=name) for seed in seeds]
+
+
 def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False) -> list[list[str]]:
     """The list of jobs, each as overrides of a single run.
 
@@ -113,8 +120,11 @@ def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False)
     axes: list[list[str]] = []
     for parsed in _parse(words):
         key = parsed.get_key_element()
+        if "." in key:
+            key = key.removeprefix("++")  # `compose` puts it there again; a label shows what was typed
         if not parsed.is_sweep_override():
-            axes.append([str(parsed.input_line)])
+            line = str(parsed.input_line)
+            axes.append([line.removeprefix("++") if "." in line.partition("=")[0] else line])
         elif not multirun:
             raise MarlError(f"{key.lstrip('+')} has several values: add -m to run one after the other")
         elif parsed.is_discrete_sweep():

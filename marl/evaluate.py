@@ -40,6 +40,33 @@ def for_evaluation(env_config: EnvConfig) -> EnvConfig:
     return env_config if method is None else method()
 
 
+class Kept:
+    """A world's Config that hands out the batch it built before, while as many envs are asked for.
+
+    For worlds that start slowly: `evaluate` resets every batch, which starts new episodes as building does.
+
+    Args:
+        config: of the world in evaluation.
+    """
+
+    def __init__(self, config: EnvConfig) -> None:
+        self.config = config
+        self.max_envs = getattr(config, "max_envs", None)
+        self._env: Env | None = None
+
+    def build(self, *, num_envs: int, device: torch.device, threads: int) -> Env:
+        if self._env is None or self._env.num_envs != num_envs:
+            self._env = None  # its processes end before others start
+            self._env = self.config.build(num_envs=num_envs, device=device, threads=threads)
+        return self._env
+
+
+def kept(env_config: EnvConfig) -> EnvConfig:
+    """The world in which a team is measured again and again; kept open where its Config has `slow_start`."""
+    config = for_evaluation(env_config)
+    return Kept(config) if getattr(config, "slow_start", False) else config
+
+
 @dataclass(kw_only=True)
 class Evaluation:
     """What E episodes gave.

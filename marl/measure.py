@@ -78,6 +78,7 @@ def evaluate_run(
     trust: tuple[str, ...] = (),
     words: Sequence[str] = (),
     talk: bool = False,
+    film: str = "",
 ) -> dict[str, Any]:
     """Measure a run's team, print the numbers and write them beside its results.
 
@@ -88,10 +89,12 @@ def evaluate_run(
         explore: 0 is greedy, 1 the policy itself.
         step, device, threads, trust, words: as `load_run`.
         talk: also draw who talks to whom in the first episode.
+        film: "mp4" or "gif": also a video, which begins with the first episode; "": none.
 
     Returns:
         Per-episode numbers by name.
     """
+    from marl import report, video
     from marl.evaluate import conversation, evaluate
 
     cfg, saved = load_run(folder, step=step, trust=trust, words=words, device=device, threads=threads)
@@ -135,4 +138,12 @@ def evaluate_run(
             raise FieldError("talk", "true", f"{config.label(cfg.agent)} sends no messages; leave it out")
         figure = plots.conversation(*said, title=f"{cfg.run_id}, first episode")
         print(f"  picture     {plots.save(figure, folder / f'talk-{name}.png')}")
+    if film:
+        try:
+            frames = report.film(cfg, agent, Rng(chosen, "final"), explore)
+        except NotImplementedError as error:
+            fix = f"this world draws no pictures ({error}); leave it out"
+            raise FieldError("video", film, fix) from error
+        write = {"gif": video.gif, "mp4": video.mp4}[film]
+        print(f"  video       {write(frames, folder / f'team-{name}.{film}')}")
     return out

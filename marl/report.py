@@ -69,12 +69,20 @@ def pictures(
     if sparsity:
         made += sparse.pictures(cfg.folder, agent.pruners, sparsity)
     if cfg.video:
-        world = for_evaluation(cfg.env)
-        env = world.build(num_envs=1, device=torch.device(cfg.device), threads=cfg.threads)
         try:
-            rng = Rng(cfg.seed, "video")
-            frames = record(agent, env, episodes=_VIDEO_EPISODES, rng=rng, channel=cfg.channel)
+            frames = film(cfg, agent, Rng(cfg.seed, "video"))
         except NotImplementedError:  # a world without pictures
             return made
         made.append(video.gif(frames[:_VIDEO_FRAMES], cfg.folder / VIDEO))
     return made
+
+
+def film(cfg: RunConfig, agent: Any, rng: Rng, explore: float = 0.0) -> list[np.ndarray]:
+    """Pictures of a few episodes in one world, as it is in evaluation.
+
+    Raises:
+        NotImplementedError: the world draws none.
+    """
+    world = for_evaluation(cfg.env)
+    env = world.build(num_envs=1, device=torch.device(cfg.device), threads=cfg.threads)
+    return record(agent, env, episodes=_VIDEO_EPISODES, rng=rng, explore=explore, channel=cfg.channel)

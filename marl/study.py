@@ -85,7 +85,7 @@ class Study:
 
 def from_jobs(jobs: Sequence[Sequence[str]]) -> Study:
     """The study behind `marl train seeds=...` and `-m`: no file, no raw copies."""
-    made = [_job(overrides) for overrides in jobs]
+    made = [Job(cfg=compose.compose(overrides), overrides=tuple(overrides)) for overrides in jobs]
     made = _labelled(made)
     threads = max(job.cfg.threads for job in made)
     return Study(name="runs", jobs=made, folder=made[0].cfg.runs_dir, raw=False, threads=threads)
@@ -157,21 +157,18 @@ def _part_jobs(part: Mapping[str, Any], every: Sequence[str], last: Sequence[str
     for choice in itertools.product(*grid):
         chosen = [str(w) for item in choice for w in (item if isinstance(item, list) else [item])]
         words = [w for w in (*every, *_words(part, "overrides"), *chosen) if _key(w) not in map(_key, last)]
-        for seed in compose.parse_seeds(part.get("seeds", 0)):
+        seeds = compose.parse_seeds(part.get("seeds", 0))
+        for cfg in compose.with_seeds([*words, *last], seeds):
             jobs.append(
-                _job(
-                    [*words, *last, f"seed={seed}"],
+                Job(
+                    cfg=cfg,
+                    overrides=(*words, *last, f"seed={cfg.seed}"),
                     part=str(part.get("name", "")),
                     trial=bool(part.get("trial", False)),
                     time_limit_s=60.0 * limit if limit is not None else None,
                 )
             )
     return jobs
-
-
-def _job(overrides: Sequence[str], **about: Any) -> Job:
-    cfg = compose.compose(overrides)
-    return Job(cfg=cfg, overrides=tuple(overrides), **about)
 
 
 def _words(node: Mapping[str, Any], key: str) -> list[str]:

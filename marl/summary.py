@@ -1,4 +1,4 @@
-"""What a study found: one table (Markdown) and one plot, from its finished runs."""
+"""What a study found: its table, its comparisons of methods and its plots, from its finished runs."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from marl import files, plots, stats
+from marl import compare, files, plots, stats
+from marl.compare import Found
 from marl.config import label
 from marl.study import Job, Study
 
-Found = Sequence[tuple[Job, dict[str, Any]]]
 Groups = dict[tuple[str, str], list[tuple[Job, dict[str, Any]]]]
 _CLAIM_SEEDS = 5  # fewer seeds are shown as a trial (house style)
 _RESAMPLES_SEED = 0  # the bootstrap's own randomness: the same table from the same runs
@@ -67,17 +67,17 @@ def plot(study: Study, found: Found, path: Path) -> None:
     """Success (or return) over team steps: a panel per env, a line per setting, IQM and 95 % band."""
     panels: dict[str, list[plots.Line]] = {}
     name = "success" if all("success" in r["curve"][0] for _, r in found if r["curve"]) else "return"
-    for (_, setting), runs in groups(found).items():
+    names = compare.names(job for job, _ in found)
+    for runs in groups(found).values():
         curves = [r["curve"] for _, r in runs]
         count = min(len(c) for c in curves)  # evaluations that every run made
         if count == 0:
             continue
-        words = [w for w in setting.split() if not w.startswith("env")]
-        line = " ".join(words) or label(runs[0][0].cfg.agent)
         values_TRM = [[[np.mean(c[t][name])] for c in curves] for t in range(count)]
         steps = [entry["step"] for entry in curves[0][:count]]
-        drawn = plots.learning_line(line, steps, values_TRM, np.random.default_rng(_RESAMPLES_SEED))
-        panels.setdefault(label(runs[0][0].cfg.env), []).append(drawn)
+        task, method = names[runs[0][0].cfg.run_id]
+        drawn = plots.learning_line(method, steps, values_TRM, np.random.default_rng(_RESAMPLES_SEED))
+        panels.setdefault(task, []).append(drawn)
     share = name == "success"
     figure = plots.curves(
         panels, title=study.name, ylabel="wins (IQM)" if share else "return (IQM)", share=share
@@ -86,8 +86,9 @@ def plot(study: Study, found: Found, path: Path) -> None:
 
 
 def write(study: Study, found: Found) -> None:
-    """Write <folder>/table.md and <folder>/plots/<name>.png, and print the table."""
-    text = table(study, found)
+    """Write <folder>/table.md and the pictures in <folder>/plots, and print the tables."""
+    text = "\n".join(part for part in (table(study, found), compare.improvement_table(found)) if part)
     files.write_atomic(study.folder / "table.md", text.encode())
     plot(study, found, study.folder / "plots" / f"{study.name}.png")
+    compare.profiles(found, study.name, study.folder / "plots")
     print(text, end="")

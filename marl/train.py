@@ -21,7 +21,7 @@ from marl import checkpoint, files, report, results
 from marl.checkpoint import Saved
 from marl.config import RunConfig, label
 from marl.errors import EnvError, FieldError, Interrupted, NonFiniteError
-from marl.evaluate import evaluate
+from marl.evaluate import evaluate, kept
 from marl.loggers import Config as LoggerConfig
 from marl.loggers import JsonLines, Logger, jsonl, open_loggers
 from marl.process import Signals, global_state, prepare_process, set_global_state
@@ -102,6 +102,7 @@ class _Session:
         rng.seed_globals()
         device = torch.device(cfg.device)
         env = cfg.env.build(num_envs=cfg.num_envs, device=device, threads=cfg.threads)
+        self.measured_in = kept(cfg.env)
         self.agent = cfg.agent.build(spec=env.spec, rng=rng.child("agent"), device=device)
         parts: dict[str, Any] = {"env": env, "agent": self.agent, "rng": rng.child("loop")}
         self.loop = cfg.loop.build(**parts, **_train_link(cfg, device))
@@ -184,7 +185,7 @@ class _Session:
         cfg = self.cfg
         measured = evaluate(
             self.agent,
-            cfg.env,
+            self.measured_in,
             episodes=episodes,
             rng=Rng(cfg.seed, name),
             device=torch.device(cfg.device),

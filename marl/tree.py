@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from marl.errors import MarlError
+
 Place = Callable[[tuple[str, ...], Tensor], str]
 
 
@@ -78,3 +80,20 @@ def put_back(owner: Any, names: Iterable[str], state: Mapping[str, Tensor], devi
     """The reverse of `copy_of`: the owner gets copies of the state's tensors, on the device."""
     for name in names:
         setattr(owner, name, state[name].to(device).clone())
+
+
+def copy_into(own: Mapping[str, Tensor], state: Mapping[str, Tensor], what: str) -> None:
+    """Copy a stored state into tensors that stay where they are, as native code wants it.
+
+    Args:
+        own: tensors by name.
+        state: the same names and shapes; others are left alone.
+        what: whose they are, for the message.
+
+    Raises:
+        MarlError: a tensor is missing or of another shape.
+    """
+    for name, value in own.items():
+        if name not in state or state[name].shape != value.shape:
+            raise MarlError(f"{what} state: {name} is missing or not of shape {tuple(value.shape)}")
+        value.copy_(state[name])

@@ -85,3 +85,17 @@ def test_every_option_of_every_group_composes() -> None:
     for group in compose.GROUPS:
         for name in compose.options(group):
             compose.compose([f"{group}={name}", *needed.get(name, [])])
+
+
+def test_swept_settings_are_named_as_they_were_typed():
+    jobs = compose.expand(["agent=vdn", "agent.gamma=0.9,0.95", "env.map=3m", "env=battle"], multirun=True)
+    assert [job[1] for job in jobs] == ["agent.gamma=0.9", "agent.gamma=0.95"]
+    assert all(word[0] != "+" for job in jobs for word in job)
+    assert [compose.compose(job).agent.gamma for job in jobs] == [0.9, 0.95]
+
+
+def test_a_run_with_each_seed_equals_the_run_composed_with_it():
+    words = ["agent=vdn", "env=matrix_game", "total_steps=40"]
+    made = compose.with_seeds(words, [3, 5])
+    assert made == [compose.compose([*words, f"seed={seed}"]) for seed in (3, 5)]
+    assert [cfg.run_id for cfg in compose.with_seeds([*words, "run_id=mine"], [3])] == ["mine"]

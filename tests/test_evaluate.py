@@ -5,7 +5,7 @@ import torch
 from marl.agents.iql import Config as IQL
 from marl.envs.matrix_game import Config as Matrix
 from marl.envs.relay_game import Config as Relay
-from marl.evaluate import _CAPTION_FRAMES, evaluate, record
+from marl.evaluate import _CAPTION_FRAMES, Kept, evaluate, kept, record
 from marl.rng import Rng
 
 CPU = torch.device("cpu")
@@ -104,3 +104,24 @@ def test_a_recording_shows_the_evaluated_episodes():
     assert frames[0].ndim == 3
     assert frames[0].shape[2] == 3
     assert len(record(agent, env, episodes=3, rng=rng, explore=0.3)) > len(frames)
+
+
+def test_a_slow_world_is_built_once_for_each_number_of_envs_and_plays_the_same():
+    built = []
+
+    class Slow(type(WORLD)):
+        slow_start = True
+
+        def build(self, **settings):
+            built.append(settings["num_envs"])
+            return super().build(**settings)
+
+    world, agent = kept(Slow(max_leg=4, limit=9)), make_agent()
+    assert isinstance(world, Kept)
+    assert kept(WORLD) is WORLD
+    for episodes in (20, 20, 5):
+        found = evaluate(
+            agent, world, episodes=episodes, rng=Rng(0, "evaluate"), device=CPU, threads=1, explore=0.3
+        )
+        assert found.lists() == measure(episodes=episodes, agent=agent).lists()
+    assert built == [20, 5]

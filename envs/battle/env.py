@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl import tree
 from marl.envs.battle import tables as tables_
 from marl.envs.battle.config import Config
 from marl.envs.battle.layout import spec
@@ -114,10 +115,7 @@ class Battle:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a copied state, bit for bit."""
-        for name, value in self.state.items():
-            if name not in state or state[name].shape != value.shape:
-                raise MarlError(f"battle state: {name} is missing or not of shape {tuple(value.shape)}")
-            value.copy_(state[name])
+        tree.copy_into(self.state, state, "battle")
 
     def render(self, index: int = 0) -> np.ndarray:
         """RGB picture (H, W, 3), uint8."""

@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from marl import tree
 from marl.envs.navigation import torch_form
 from marl.envs.navigation.config import Config
 from marl.envs.navigation.native import Native
@@ -155,10 +156,7 @@ class Navigation:
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Go on from a copied state, bit for bit."""
-        for name, value in self.state.items():
-            if name not in state or state[name].shape != value.shape:
-                raise MarlError(f"navigation state: {name} is missing or not of shape {tuple(value.shape)}")
-            value.copy_(state[name])
+        tree.copy_into(self.state, state, "navigation")
 
     def render(self, index: int = 0) -> np.ndarray:
         """RGB picture (H, W, 3), uint8."""

@@ -30,6 +30,7 @@ class ForeignConfig:
 
     kind: ClassVar[Kind]
     exact_resume: ClassVar[bool] = False  # read by marl.resume, which then says so
+    slow_start: ClassVar[bool] = True  # read by marl.evaluate, which then keeps the world it measures in
 
     target: str = field(metadata={"code": True})  # see the subclass; marl.config asks whether it is trusted
     kwargs: Mapping[str, Any] = field(default_factory=dict)  # given to the factory; plain data

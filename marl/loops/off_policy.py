@@ -51,9 +51,14 @@ class BatchConfig:
             "whole episodes (length=0) start at their start; give a length of 2 or more",
         )
 
-    def entries(self, episode_limit: int) -> int:
-        """The length in a world; says so where steps of long episodes are never learned from."""
+    def entries(self, episode_limit: int, agent: Agent) -> int:
+        """The length in a world; says so where not all is learned from, or from what acting never meets."""
         length = episode_limit + 1 if self.length is None else self.length
+        if self.starts == "any" and any(v.is_floating_point() for v in agent.initial_carry(1).values()):
+            _log.warning(
+                "batch.starts=any: windows from within an episode begin without the state that this "
+                "recurrent team had there; give batch.starts=episode"
+            )
         if self.starts == "episode" and 0 < length <= episode_limit:
             _log.warning(
                 "batch.length=%d is less than a whole episode (%d entries): later steps are rarely learned",
@@ -134,7 +139,7 @@ class OffPolicy:
         link: PerfectLink | None = None,
     ) -> None:
         limit = env.spec.episode_limit
-        self._length = config.batch.entries(limit)
+        self._length = config.batch.entries(limit, agent)
         self.config, self.env, self.agent, self.rng = config, env, agent, rng
         self.rollout = Rollout(env, agent, rng, link=link)
         layout = config.memory.layout(env.spec, agent.extras_spec)

@@ -93,7 +93,7 @@ class Offline:
     def __init__(self, config: OfflineConfig, *, env: Env, agent: Agent, rng: Rng) -> None:
         self.config, self.env, self.agent, self.rng = config, env, agent, rng
         self._memory: Replay | None = None
-        self._length = config.batch.entries(env.spec.episode_limit)
+        self._length = config.batch.entries(env.spec.episode_limit, agent)
         self._learner = Learner(agent, rng, env.device)
         self._sample_stream = rng.stream("sample", 1)
         self._all: Batch | None = None  # of full=true, made at first use

@@ -17,6 +17,8 @@ c' = f * c + i * g, h' = o * tanh(c').
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor, nn
 
@@ -24,10 +26,10 @@ from marl.nets import kernels
 from marl.nets.linear import Linear, linear
 
 
-class GRU(nn.Module):
-    """Gated recurrent unit; gate order r, z, n as in torch.
+class _Cell(nn.Module):
+    """The two layers that make a cell's gates, of its input and of its state.
 
-    CHOICE: weights and biases are uniform on +-1/sqrt(H), the default of torch.nn.GRUCell (PyMARL).
+    CHOICE: weights and biases are uniform on +-1/sqrt(H), as in torch's cells, which PyMARL and IC3Net use.
 
     Args:
         inputs: input features I.
@@ -35,6 +37,8 @@ class GRU(nn.Module):
         generator: source of the initial weights.
         copies: None for one set of weights, or one per agent (then N must equal it).
     """
+
+    GATES: ClassVar[int]
 
     def __init__(
         self,
@@ -46,11 +50,17 @@ class GRU(nn.Module):
     ) -> None:
         super().__init__()
         self.hidden = hidden
-        self.input = linear(inputs, 3 * hidden, generator=generator, copies=copies)
-        self.recurrent = linear(hidden, 3 * hidden, generator=generator, copies=copies)
+        self.input = linear(inputs, self.GATES * hidden, generator=generator, copies=copies)
+        self.recurrent = linear(hidden, self.GATES * hidden, generator=generator, copies=copies)
         bound = hidden**-0.5
         for p in self.parameters():
             nn.init.uniform_(p, -bound, bound, generator=generator)
+
+
+class GRU(_Cell):
+    """Gated recurrent unit; gate order r, z, n as in torch."""
+
+    GATES = 3
 
     @property
     def _dense(self) -> bool:
@@ -62,7 +72,7 @@ class GRU(nn.Module):
         if kernels.usable(x_BNI) and self._dense:
             never_B1 = torch.zeros(x_BNI.shape[0], 1, dtype=torch.bool)
             return self(x_BNI[:, None], never_B1, h_BNH)[:, 0]
-        return _cell(self.input(x_BNI), self.recurrent, h_BNH)
+        return _gru(self.input(x_BNI), self.recurrent, h_BNH)
 
     def cell(self, x_BNI: Tensor, h_BNH: Tensor) -> Tensor:
         """As `step`, but differentiable in the state as well."""
@@ -104,12 +114,12 @@ def gru_sequence(
     keep_TB = (~start_BT).to(gates_BTNG.dtype).t()
     states = []
     for gates_BNG, keep_B in zip(gates_BTNG.unbind(1), keep_TB.unbind(0), strict=True):
-        h_BNH = _cell(gates_BNG, recurrent, h_BNH * keep_B[:, None, None])
+        h_BNH = _gru(gates_BNG, recurrent, h_BNH * keep_B[:, None, None])
         states.append(h_BNH)
     return torch.stack(states, 1)
 
 
-def _cell(gates_BNG: Tensor, recurrent: Linear, h_BNH: Tensor) -> Tensor:
+def _gru(gates_BNG: Tensor, recurrent: Linear, h_BNH: Tensor) -> Tensor:
     ir, iz, i_n = gates_BNG.chunk(3, -1)
     hr, hz, hn = recurrent(h_BNH).chunk(3, -1)
     r, z = torch.sigmoid(ir + hr), torch.sigmoid(iz + hz)
@@ -117,30 +127,13 @@ def _cell(gates_BNG: Tensor, recurrent: Linear, h_BNH: Tensor) -> Tensor:
     return n + z * (h_BNH - n)
 
 
-class LSTM(nn.Module):
+class LSTM(_Cell):
     """Long short-term memory, one entry at a time; gate order i, f, g, o as in torch.
 
     A cell alone: what stands between two entries (messages of others) is the caller's loop.
-    CHOICE: weights and biases are uniform on +-1/sqrt(H), the default of torch.nn.LSTMCell (IC3Net's code).
-
-    Args: as of `GRU`.
     """
 
-    def __init__(
-        self,
-        inputs: int,
-        hidden: int,
-        *,
-        generator: torch.Generator,
-        copies: int | None = None,
-    ) -> None:
-        super().__init__()
-        self.hidden = hidden
-        self.input = linear(inputs, 4 * hidden, generator=generator, copies=copies)
-        self.recurrent = linear(hidden, 4 * hidden, generator=generator, copies=copies)
-        bound = hidden**-0.5
-        for p in self.parameters():
-            nn.init.uniform_(p, -bound, bound, generator=generator)
+    GATES = 4
 
     def step(self, x_BNI: Tensor, h_BNH: Tensor, c_BNH: Tensor) -> tuple[Tensor, Tensor]:
         """(h', c') after one entry, each (B, N, H); differentiable in all three."""

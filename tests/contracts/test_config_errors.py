@@ -61,6 +61,7 @@ CASES = [
     ("train channel=bernoulli channel.los=0", ["did you mean channel.loss?"]),
     ("train train_channel=heavy train_channel.delay=2", ["train_channel.delay=2 cannot be used"]),
     ("evaluate run=nowhere talk=maybe", ["talk='maybe' cannot be used", "true or false"]),
+    ("evaluate run=nowhere video=avi", ["video='avi' cannot be used", "give mp4 or gif"]),
     ("evaluate rnu=x", ["rnu is not a setting of marl evaluate"]),
     ("study", ["one study file"]),
     ("study nowhere.yaml", ["study='nowhere.yaml' cannot be used", "no such file"]),

@@ -47,7 +47,9 @@ def test_evaluate_repeats_the_final_episodes_of_a_run(marl: Marl) -> None:
     final = json.loads(before)["final"]
     assert found["episodes"] == {name: rows[0] for name, rows in final.items()}
     assert found["checkpoint"] == 400
-    marl.run("evaluate", "run=runs/run", "episodes=8", "seed=5", "explore=0.5")
+    filmed = marl.run("evaluate", "run=runs/run", "episodes=8", "seed=5", "explore=0.5", "video=gif")
+    assert "team-400-s5-e0.5.gif" in filmed
+    assert (run / "team-400-s5-e0.5.gif").read_bytes()[:4] == b"GIF8"
     other = json.loads((run / "evaluation-400-s5-e0.5.json").read_bytes())
     assert other["episodes"] != found["episodes"]
     assert (run / "results.json").read_bytes() == before

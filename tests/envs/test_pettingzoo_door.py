@@ -156,6 +156,20 @@ def test_rows_depend_neither_on_the_batch_nor_on_workers():
         env.close()
 
 
+def test_reset_plays_the_same_episodes_again():
+    """As `marl.evaluate.Kept` needs it."""
+    env, runs = build(3, 1), []
+    for _ in range(2):
+        ts = env.reset(Rng(2))
+        runs.append([ts.state_dict()])
+        for _ in range(20):
+            ts = env.step(cycle(ts))
+            runs[-1].append(ts.state_dict())
+    for first, second in zip(*runs, strict=True):
+        assert all(torch.equal(value, second[name]) for name, value in first.items())
+    env.close()
+
+
 def test_our_limit_truncates_and_keeps_those_in_play():
     env = build(2, limit=3)
     ts = env.reset(Rng(0))

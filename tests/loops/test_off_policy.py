@@ -106,6 +106,15 @@ def test_short_windows_are_pointed_out(caplog):
     assert not caplog.text
 
 
+def test_windows_from_anywhere_are_pointed_out_to_recurrent_teams(caplog):
+    env = Relay().build(num_envs=2, device=CPU)
+    team = IQL(hidden=8).build(spec=env.spec, rng=Rng(0), device=CPU)
+    for starts in ("episode", "any"):
+        config = OffPolicyConfig(batch=BatchConfig(length=10, starts=starts))
+        config.build(env=env, agent=team, rng=Rng(0))
+        assert ("begin without the state" in caplog.text) is (starts == "any")
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
