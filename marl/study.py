@@ -20,6 +20,9 @@ Every run is a process of its own (`python -m marl.cli train`) in <runs_dir>/<na
 follow from the configs, so that the same file started again skips what is finished and continues
 what is not. Finished runs leave raw/<run_id>.json beside the study file, small enough to commit; a run
 whose file is there counts as finished, so that a study may be spread over machines and days.
+
+At the end stand table.md (every setting, and the probability that one method beats another) and, in plots/,
+the learning curves and each part's performance profiles.
 """
 
 from __future__ import annotations
