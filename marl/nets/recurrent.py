@@ -76,7 +76,7 @@ class GRU(_Cell):
 
     def cell(self, x_BNI: Tensor, h_BNH: Tensor) -> Tensor:
         """As `step`, but differentiable in the state as well."""
-        return _cell(self.input(x_BNI), self.recurrent, h_BNH)
+        return _gru(self.input(x_BNI), self.recurrent, h_BNH)
 
     def forward(self, x_BTNI: Tensor, start_BT: Tensor, h_BNH: Tensor | None = None) -> Tensor:
         """States after every entry of every sequence.
