@@ -175,8 +175,8 @@ def evaluate(words: Sequence[str]) -> None:
 
         print(_EVALUATE_HELP.format(channels=", ".join(compose.options("channel"))))
         return
-    names = ("run", "episodes", "seed", "explore", "checkpoint", "talk", "video")
-    names += ("device", "threads", "trust")
+    what = ("run", "episodes", "seed", "explore", "checkpoint", "talk", "video")
+    names = (*what, "device", "threads", "trust")
     taken, rest = take(words, names)
     if taken.get("video", "mp4") not in ("mp4", "gif"):
         raise FieldError("video", taken["video"], "give mp4 or gif")
