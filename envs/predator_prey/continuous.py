@@ -15,9 +15,9 @@ physics, sizes, actions and reward are all CHOICE, in the numbers of MPE (mpe2.s
 
 A step lasts 0.1: v <- 0.75 v + 0.1 F, p <- p + 0.1 v (velocity first). The walls clip p and stop the
 component of v that leads into them; predators pass through each other, so that all can be at the prey.
-Positions at the start are uniform in [-1, 1)^2, velocities zero. The team earns n / A per step. An episode is
-cut off after `limit` steps (truncated: nobody sees the clock). Success: at its last step `needed` predators
-touch the prey.
+Positions at the start are uniform in [-1, 1)^2, velocities zero. The team earns n / A per step, or with
+`reward: own` each predator 1 where it touches the prey. An episode is cut off after `limit` steps (truncated:
+nobody sees the clock). Success: at its last step `needed` predators touch the prey.
 
 Observation of a predator: its velocity, prey - self, others - self in index order, their velocities minus its
 own. State: position and velocity of each predator, position of the prey. Actions: stay, left, right, down,
@@ -58,6 +58,9 @@ class Config:
     # Predators that must touch the prey at the last step for a success, 1 to A; None: all. CHOICE: as on the
     # grid. LearningGroup's accuracy grows with A, which hints that fewer sufficed there.
     needed: int | None = None
+    # What a step pays: n / A to the team, or to every predator 1 where it touches the prey. CHOICE: no paper
+    # says whose a collision is; IC3Net's agents learn from their own reward.
+    reward: Literal["team", "own"] = "team"
     actions: Literal["discrete", "continuous"] = "discrete"  # discrete as IC3Net, which LearningGroup trains
 
     def __post_init__(self) -> None:
@@ -65,6 +68,7 @@ class Config:
         require(self.limit >= 1, "limit", self.limit, "give an integer >= 1")
         few = self.needed is None or 1 <= self.needed <= self.n_agents
         require(few, "needed", self.needed, f"give an integer from 1 to n_agents={self.n_agents}, or null")
+        require(self.reward in ("team", "own"), "reward", self.reward, "give team or own")
         kinds = ("discrete", "continuous")
         require(self.actions in kinds, "actions", self.actions, "give discrete or continuous")
 
@@ -112,6 +116,7 @@ class ContinuousPredatorPrey:
             action_spaces=(action_space,) * A,
             action_names=tuple(MOVES) if discrete else ("force x", "force y"),
             obs_slices={"predator": _slices(A)},
+            reward="team" if config.reward == "team" else "agent",
             episode_limit=config.limit,
         )
         self._force_A2 = FORCE * torch.tensor(list(MOVES.values()), device=device)
@@ -131,7 +136,7 @@ class ContinuousPredatorPrey:
         self.episode_B = torch.zeros_like(self.key_B)
         yes_B = torch.ones_like(self.key_B, dtype=torch.bool)
         self._begin(yes_B)
-        return self._timestep(self._look(), ~yes_B, torch.zeros_like(self.prey_B2[:, 0]))
+        return self._timestep(self._look(), ~yes_B, torch.zeros_like(self._yes_BN))
 
     def _begin(self, where_B: Tensor) -> None:
         """Draw where predators and prey start."""
@@ -150,21 +155,22 @@ class ContinuousPredatorPrey:
         Args:
             actions_BN: int64 (B, A) in 0 .. 4, or float32 (B, A, 2), clipped to [-1, 1].
         """
-        touching_B = self._move(actions_BN)
+        touching_BN = self._move(actions_BN)
+        touching_B = touching_BN.sum(1)
         done_B = self.t_B >= self.config.limit
         final = now = self._look()
         if done_B.any():
             self.episode_B = self.episode_B + done_B
             self._begin(done_B)
             now = self._look()
-        ts = self._timestep(now, done_B, touching_B / self.config.n_agents)
+        ts = self._timestep(now, done_B, touching_BN)
         ts.final_obs_BNO, ts.final_state_BS, ts.final_avail_BNA = (*final, self._yes_BNA)
         needed = self.config.n_agents if self.config.needed is None else self.config.needed
         ts.info = {"success": touching_B >= needed, "touching": touching_B}
         return ts
 
     def _move(self, actions_BN: Tensor) -> Tensor:
-        """Move all; returns how many touch the prey, int64 (B,)."""
+        """Move all; returns who touches the prey, bool (B, A)."""
         direct = not self.spec.discrete
         force_BN2 = FORCE * actions_BN.clamp(-1.0, 1.0) if direct else self._force_A2[actions_BN]
         vel_BN2 = (1 - DAMPING) * self.vel_BN2 + STEP_LENGTH * force_BN2
@@ -173,7 +179,7 @@ class ContinuousPredatorPrey:
         self.vel_BN2 = vel_BN2 * (self.pos_BN2 == pos_BN2)
         self.t_B = self.t_B + 1
         away_BN2 = self.pos_BN2 - self.prey_B2[:, None]
-        return (away_BN2.square().sum(-1) < CONTACT**2).sum(1)
+        return away_BN2.square().sum(-1) < CONTACT**2
 
     def _look(self) -> tuple[Tensor, Tensor]:
         """Observations (B, A, 4 A) and states (B, 4 A + 2)."""
@@ -185,7 +191,8 @@ class ContinuousPredatorPrey:
         parts += [part.flatten(2) for part in relative_BNM4.split(2, -1)]
         return torch.cat(parts, -1), torch.cat([both_BN4.flatten(1), self.prey_B2], -1)
 
-    def _timestep(self, view: tuple[Tensor, Tensor], truncated_B: Tensor, reward_B: Tensor) -> TimeStep:
+    def _timestep(self, view: tuple[Tensor, Tensor], truncated_B: Tensor, touching_BN: Tensor) -> TimeStep:
+        own = self.config.reward == "own"
         return TimeStep(
             obs_BNO=view[0],
             state_BS=view[1],
@@ -195,7 +202,8 @@ class ContinuousPredatorPrey:
             present_BN=self._yes_BN,
             alive_BN=self._yes_BN,
             t_B=self.t_B,
-            reward_B=reward_B,
+            reward_B=None if own else touching_BN.sum(1) / self.config.n_agents,
+            agent_reward_BN=touching_BN.float() if own else None,
         )
 
     def state_dict(self) -> dict[str, Tensor]:

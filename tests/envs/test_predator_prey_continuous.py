@@ -112,6 +112,30 @@ def test_equals_the_plain_hunt_step_by_step(actions, A, needed):
     assert 0 < wins < 30
 
 
+def test_own_rewards_go_to_those_that_touch():
+    """Their mean is the team's reward, and nothing else differs."""
+    team, own = (Config(n_agents=3, limit=9, reward=r).build(num_envs=8, device=CPU) for r in ("team", "own"))
+    assert (team.spec.reward, own.spec.reward) == ("team", "agent")
+    generator, paid = torch.Generator().manual_seed(3), 0.0
+    for env in (team, own):
+        env.reset(Rng(7))
+        env.prey_B2[:] = 0.0
+    for _ in range(30):
+        chosen = drawn(team, generator)
+        near_BN = own.pos_BN2.clone()
+        one, two = team.step(chosen), own.step(chosen)
+        assert (two.reward_B, one.agent_reward_BN) == (None, None)
+        assert set(two.agent_reward_BN.unique().tolist()) <= {0.0, 1.0}
+        torch.testing.assert_close(two.agent_reward_BN.mean(1), one.reward_B)
+        assert torch.equal(one.obs_BNO, two.obs_BNO)
+        if not two.truncated_B.any():
+            away = (own.pos_BN2 - own.prey_B2[:, None]).square().sum(-1)
+            assert torch.equal(two.agent_reward_BN > 0, away < 0.125**2)
+        assert not torch.equal(near_BN, own.pos_BN2)
+        paid += float(two.agent_reward_BN.sum())
+    assert paid > 5
+
+
 def test_motion_by_hand():
     """From rest under a force to the right: v 0.5, 0.875, 1.15625; the wall stops it."""
     env = Config(n_agents=1).build(num_envs=1, device=CPU)
@@ -177,8 +201,8 @@ def test_everything_is_made_on_the_device():
     meta = torch.device("meta")
     env = Config().build(num_envs=4, device=meta)
     ts = env.reset(Rng(0))
-    touching_B = env._move(torch.zeros(4, 4, dtype=torch.int64, device=meta))
-    tensors = [*ts.state_dict().values(), touching_B, *env._look(), *env.state_dict().values()]
+    touching_BN = env._move(torch.zeros(4, 4, dtype=torch.int64, device=meta))
+    tensors = [*ts.state_dict().values(), touching_BN, *env._look(), *env.state_dict().values()]
     assert {t.device.type for t in tensors} == {"meta"}
 
 
