@@ -84,3 +84,17 @@ def test_save_leaves_only_the_picture(tmp_path: Path) -> None:
     path = plots.save(plots.canvas(1)[0], tmp_path / "new" / "figure.png")
     assert path.read_bytes()[:4] == b"\x89PNG"
     assert [p.name for p in path.parent.iterdir()] == ["figure.png"]
+
+
+def test_a_conversation_shows_every_message_and_whether_it_arrived() -> None:
+    """Agent 0 talks to agent 2 at exchanges 1 and 3; the second time it is lost."""
+    wanted = np.zeros((5, 3, 3), dtype=bool)
+    wanted[[1, 3], 2, 0] = True
+    delivered = wanted.copy()
+    delivered[3] = False
+    ax, total = plots.conversation(wanted, delivered, title="t").axes
+    points = [np.asarray(c.get_offsets()).tolist() for c in ax.collections if len(c.get_offsets())]
+    assert points == [[[1.0, 1.0], [3.0, 1.0]], [[1.0, 1.0]]]  # row 1: from 0 to 2
+    counts = {tuple(text.get_position()): text.get_text() for text in total.texts}
+    assert counts[0, 2] == "2"
+    assert sorted(counts.values()) == ["0"] * 5 + ["2"]
