@@ -151,7 +151,7 @@ class _Dual:
 
     def __init__(self, p: Problem) -> None:
         m, (S, A, K) = p.model, p.model.sizes
-        self.welfare, self.f, self.beta, self.S = p.welfare, p.f, p.beta, S
+        self.welfare, self.f, self.beta, self.S, self.A = p.welfare, p.f, p.beta, S, A
         self.learns = p.weights_K() is None
         alive_S = (~m.terminal_S).to(m.next_SAS.dtype)
         own_SAS = torch.eye(S, dtype=m.next_SAS.dtype)[:, None] * alive_S[..., :, None, None]
@@ -239,6 +239,7 @@ def _descend(dual: _Dual, x: Tensor) -> Tensor:
     damping, worst = torch.full((len(x),), 1e-8, dtype=x.dtype), torch.zeros(len(x), dtype=x.dtype)
     for _ in range(_ROUNDS):
         part, old = dual.rows(going), x[going]
+        old = _wake(part, old)
         gradient, hessian, _ = part.derivatives(old)
         worst[going] = gradient.abs().amax(-1)
         step = _step(part, old, gradient, hessian, damping[going])
@@ -252,6 +253,32 @@ def _descend(dual: _Dual, x: Tensor) -> Tensor:
         x[going] = old + size[:, None] * step[left]
         damping[going] = torch.where(size == 1, damping[going] / 10, damping[going] * 10).clamp(1e-12, 1e3)
     return worst
+
+
+def _wake(part: _Dual, x: Tensor) -> Tensor:
+    """x with nu lowered at states that flow enters and none leaves, until an action of theirs has weight
+    again.
+
+    Where chi2 gives all actions of a state weight 0, L has no curvature there and Newton's step none to go
+    by. Each move alone makes L smaller; all at once are made only where L falls.
+    """
+    S, A = part.S, part.A
+    y = (part.features @ x[..., None])[..., 0] / part.beta
+    weight = part.data * part.f.weight(y)
+    seen_RSA = (part.data > 0).unflatten(-1, (S, A))
+    silent_RS = (weight.unflatten(-1, (S, A)).sum(-1) <= 0) & seen_RSA.any(-1)
+    if not bool(silent_RS.any()):
+        return x
+    inflow_RS = part.linear + (part.features[..., :S].clamp(min=0) * weight[..., None]).sum(-2)
+    own_RSA = (
+        part.features[..., :S].unflatten(-2, (S, A)).diagonal(dim1=-3, dim2=-1).mT
+    )  # of nu(s) in e(s, a)
+    wanted = -part.beta * (1 - 1e-3)  # just inside, where chi2's weight is above 0
+    move_RSA = (wanted - part.beta * y.unflatten(-1, (S, A))) / own_RSA.clamp(max=-1e-12)
+    move_RS = torch.where(seen_RSA, move_RSA, -torch.inf).amax(-1)
+    move_RS = torch.where(silent_RS & (inflow_RS > 0), move_RS.clamp(max=0), 0.0)
+    new = torch.cat([x[:, :S] + move_RS, x[:, S:]], -1)
+    return torch.where((part.value(new) <= part.value(x))[:, None], new, x)
 
 
 def _step(part: _Dual, x: Tensor, gradient: Tensor, hessian: Tensor, damping: Tensor) -> Tensor:

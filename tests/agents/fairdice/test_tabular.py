@@ -116,6 +116,24 @@ def test_a_stack_is_its_problems_and_a_start_changes_nothing():
     assert torch.allclose(newton(many, start=other).d_SA, together.d_SA, atol=1e-7)
 
 
+def test_states_that_no_weight_leaves_are_woken():
+    """Uniform walks in the rooms, chi2: many states carry no weight on the way to the optimum."""
+    tables = Config(world="four_rooms", limit=100).tables()
+    uniform = momdp.behaviour(tables.model, "uniform", gamma=0.99)
+    rng = torch.Generator().manual_seed(1)
+    data = momdp.play(tables.model, tables.arrive_SK, uniform, episodes=300, limit=100, rng=rng)
+    model, data_SA = momdp.estimate(data, 104, 4)
+    found = newton(Problem(model=model, data_SA=data_SA, gamma=0.99, welfare=NASH, beta=0.01))
+    assert float(found.residual) < 1e-6
+    assert found.mu_K.tolist() == pytest.approx([326.585, 331.369, 357.433], rel=1e-4)  # the conic solver's
+    nash, total = (
+        found,
+        newton(Problem(model=model, data_SA=data_SA, gamma=0.99, welfare=AlphaFair(0.0), beta=0.01)),
+    )
+    assert NASH.utility(nash.return_K).sum() > NASH.utility(total.return_K).sum()
+    assert total.return_K.sum() > nash.return_K.sum()
+
+
 def test_given_weights_are_linear():
     """FairDICE-fixed at the Nash weights has the Nash optimum (proposition 1); equal weights do not."""
     p = problem()
