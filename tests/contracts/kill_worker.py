@@ -134,7 +134,7 @@ def main(folder: Path, kills: int, lane: int, lanes: int) -> dict[str, Any]:
     torch.set_num_threads(1)
     replay._SEGMENT = 8  # several segments, so that unchanged ones are linked
 
-    def small_picture(cfg: Any, agent: Any, curve: Any) -> list[Path]:
+    def small_picture(cfg: Any, agent: Any, curve: Any, sparsity: Any) -> list[Path]:
         marl_files.write_atomic(cfg.folder / report.CURVES, b"picture")
         return []
 
