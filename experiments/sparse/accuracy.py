@@ -264,7 +264,16 @@ def claims(paths: Sequence[Path]) -> None:
             [*learned, *random],
             "value >= 10",
             "experiments.sparse.accuracy:over_random",
-            f"{task}: 8 learned groups minus 8 random ones of equal size that never change, 8 agents",
+            f"{task}: 8 learned groups minus 8 random ones that never change, both of equal size, 8 agents",
+        )
+    learned, random = of(8, "grouped", 8), of(8, "random_groups", 8, ("balance=none",))
+    if learned and random:
+        _claim(
+            "sparse.learned_minus_random_grouping_a8_g8_as_published",
+            [*learned, *random],
+            "value >= 10",
+            "experiments.sparse.accuracy:over_random",
+            f"{task}: 8 learned groups minus 8 random ones that never change, both as they come, 8 agents",
         )
 
 

@@ -89,7 +89,13 @@ class Groups(Layers):
 
 @dataclass(kw_only=True)
 class RandomGroups(Groups):
-    """Random groups of equal size that never change: what learning the groups must beat."""
+    """Random groups that never change: what learning the groups must beat."""
+
+    balance: Literal["none", "capacity"] = "capacity"  # every feature apart, or groups of equal size; CHOICE
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.balance in ("none", "capacity"), "balance", self.balance, "give none or capacity")
 
 
 @dataclass(kw_only=True)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
 
 from marl.nets import Linear
-from marl.sparse.config import Grouped, Groups
+from marl.sparse.config import Grouped, Groups, RandomGroups
 from marl.sparse.grouping import Grouping, balanced
 from marl.sparse.layer import GroupedCopies, GroupedLayer, grouped_layers
 from marl.sparse.pruning.interface import Moved, Pruner, Resting, chosen_layers
@@ -113,18 +113,24 @@ class GroupPruner(Pruner):
 
 def _convert(layer: Linear, groups: int, config: Groups, generator: torch.Generator) -> nn.Module:
     """The grouped layer in place of a dense one, one per copy of its weights."""
-    device = layer.weight.device
     O, I = layer.weight.shape[-2:]  # noqa: E741 - the legend's letters
-    make = _learned if isinstance(config, Grouped) else _random
+    learned = config if isinstance(config, Grouped) else None
+
+    def draw() -> Grouping | tuple[Tensor, Tensor]:
+        if learned is not None:
+            return Grouping(I, O, groups, learned, generator).to(layer.weight.device)
+        pair = [_random(features, groups, config, generator).to(layer.weight.device) for features in (I, O)]
+        return pair[0], pair[1]
+
     weights, biases = layer.weight.detach().reshape(-1, O, I), layer.bias.detach().reshape(-1, O)
     made = [
         GroupedLayer(
             weight,
             bias,
-            make(I, O, groups, config, generator, device),
+            draw(),
             groups,
-            full=isinstance(config, Grouped) and config.ste == "full",
-            whole=isinstance(config, Grouped) and config.warmup > 0,
+            full=learned is not None and learned.ste == "full",
+            whole=learned is not None and learned.warmup > 0,
             backend=config.backend,
         )
         for weight, bias in zip(weights, biases, strict=True)
@@ -132,29 +138,8 @@ def _convert(layer: Linear, groups: int, config: Groups, generator: torch.Genera
     return made[0] if layer.weight.dim() == 2 else GroupedCopies(made)
 
 
-_Make = Callable[[int, int, int, Groups, torch.Generator, torch.device], Grouping | tuple[Tensor, Tensor]]
-
-
-def _learned(
-    I: int,  # noqa: E741
-    O: int,  # noqa: E741
-    G: int,
-    config: Groups,
-    generator: torch.Generator,
-    device: torch.device,
-) -> Grouping:
-    assert isinstance(config, Grouped)
-    return Grouping(I, O, G, config, generator).to(device)
-
-
-def _random(
-    I: int,  # noqa: E741
-    O: int,  # noqa: E741
-    G: int,
-    config: Groups,
-    generator: torch.Generator,
-    device: torch.device,
-) -> tuple[Tensor, Tensor]:
-    """Random groups of equal size."""
-    pair = [balanced(torch.rand(n, G, generator=generator)).to(device) for n in (I, O)]
-    return pair[0], pair[1]
+def _random(features: int, groups: int, config: Groups, generator: torch.Generator) -> Tensor:
+    """A random group for every feature."""
+    assert isinstance(config, RandomGroups)
+    logits_FG = torch.rand(features, groups, generator=generator)
+    return balanced(logits_FG) if config.balance == "capacity" else logits_FG.argmax(1)

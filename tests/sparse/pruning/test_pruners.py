@@ -160,12 +160,19 @@ def test_random_groups_are_balanced_and_stay():
     assert any(not torch.equal(a.group_in_I, b.group_in_I) for (_, a), (_, b) in pairs)
 
 
+def test_random_groups_may_be_of_any_size():
+    net, _ = trained(RandomGroups(groups=4, smallest=1, balance="none"), steps=0)
+    sizes = [size for _, one in grouped_layers(net) for size in (*one.layout.sizes_in, *one.layout.sizes_out)]
+    assert len(set(sizes)) > 3
+
+
 @pytest.mark.parametrize(
     ("make", "settings", "message"),
     [
         (Magnitude, {"amount": 1.0}, "amount=1.0"),
         (Magnitude, {"end": 0}, "end=0.*above start=0"),
         (Magnitude, {"every": 0}, "every=0"),
+        (RandomGroups, {"balance": "yes"}, "balance='yes'"),
         (BlockCirculant, {"block": 0}, "block=0"),
         (GroupSparse, {"rise": 0.0}, "rise=0.0"),
         (GroupSparse, {"memory": 1.0}, "memory=1.0"),
