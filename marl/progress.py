@@ -72,7 +72,7 @@ class Progress:
 
     def _note(self, short: bool = False) -> str:
         """Speed, time left and metrics; short fits beside a bar in 80 columns."""
-        left = (self._total - self._done) / self._rate if self._rate > 0 else float("nan")
+        left = max(0, self._total - self._done) / self._rate if self._rate > 0 else float("nan")
         words = [f"{self._rate:,.0f} steps/s", f"{duration(left)} left"]
         shown = list(self._shown.items())
         if short:

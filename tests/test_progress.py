@@ -43,6 +43,9 @@ def test_plain_lines_have_speed_time_left_and_metrics(monkeypatch: pytest.Monkey
         stream.getvalue()
         == "200/1,000 steps (20%)  10 steps/s  1 min 20 s left  return 1.23  eval success 50.0%\n"
     )
+    now = 100.0
+    shown.advance(1200)  # a rollout's last steps may go beyond
+    assert " 0 s left" in stream.getvalue().splitlines()[-1]
     shown.say("done")
     shown.close()
     assert stream.getvalue().endswith("done\n")
