@@ -9,6 +9,7 @@ there, plots/random.png (the same over beta, a line per alpha).
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def _returns(rows: list[dict[str, str]]) -> np.ndarray:
 
 def rooms() -> None:
     """A panel per measure, a column of points per policy; the mean is the bar."""
-    rows = [row for row in read(HERE / "raw" / "rooms.csv") if row["status"] == "ok"]
+    rows = [row for row in read(HERE / "raw" / "rooms.csv") if row["solver"] != "refused"]
     names = ("behaviour", "utilitarian", "nash")
     figure, axes = plots.canvas(len(_MEASURES), "Four rooms: exact policies of generated data sets")
     rng = np.random.default_rng(0)
@@ -57,7 +58,7 @@ def random() -> None:
             found = [measure(_returns([row for row in mine if float(row["beta"]) == beta])) for beta in betas]
             finite = [values[np.isfinite(values)] for values in found]
             means = [stats.interval(values, stats.mean, rng=np.random.default_rng(0)) for values in finite]
-            style = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "markersize": 3}
+            style: dict[str, Any] = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "markersize": 3}
             ax.plot(betas, [float(m.value) for m in means], label=f"alpha {alpha:g}", **style)
             bounds = [m.numbers()[1:] for m in means]
             low, high = ([b[side] or np.nan for b in bounds] for side in (0, 1))
