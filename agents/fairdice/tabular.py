@@ -225,8 +225,8 @@ def newton(p: Problem, start: Solution | None = None) -> Solution:
         worst = _descend(dual, x)
     if not bool((worst < _ACCEPTED).all()):
         raise MarlError(
-            f"the dual did not converge (residual {float(worst.max()):.2g} at beta={p.beta:g}); use `conic`, a "
-            "larger beta, or divergence=soft_chi2, whose dual is smooth"
+            f"the dual did not converge (residual {float(worst.max()):.2g} at beta={p.beta:g}); use `conic`, "
+            "a larger beta, or divergence=soft_chi2, whose dual is smooth"
         )
     d_SA = dual.derivatives(x)[2].view(*lead, S, A)
     x = x.view(*lead, S + K)

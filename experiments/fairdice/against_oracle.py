@@ -62,7 +62,7 @@ def learned(seed: int) -> dict[str, float]:
     return {
         "learned": float(nash.utility(reached / (1 - GAMMA)).sum()),
         "exact": float(nash.utility(best.return_K / (1 - GAMMA)).sum()),
-        "mu_error": float((agent.weights_K.double() / best.mu_K - 1).abs().max()),
+        "mu_error": float((agent.weights_K.detach().double() / best.mu_K - 1).abs().max()),
         "cpu_s": time.process_time() - started,
     }
 
