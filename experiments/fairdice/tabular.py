@@ -227,8 +227,8 @@ def main() -> None:
         if not given.claims:
             _write("rooms", rooms(given.count or 100))
         note = (
-            "mean over data sets of 300 uniform trajectories of 100 steps, gamma 0.95, layout of docs/momdp.md; "
-            "data sets that never see a goal are refused: n says how many of 100 remain"
+            "mean over data sets of 300 uniform trajectories of 100 steps, gamma 0.95, layout of "
+            "docs/momdp.md; data sets that never see a goal are refused: n says how many of 100 remain"
         )
         _claim(
             "four_rooms_jain_nash", "value >= 0.94", "rooms_jain", "rooms", f"Jain's index of Nash, {note}"
