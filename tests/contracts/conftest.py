@@ -85,9 +85,13 @@ def marl(tmp_path: Path, forge: Forge) -> Iterator[Marl]:
     made = Marl(tmp_path, forge)
     yield made
     for process in made.started:
-        if process.poll() is None:
-            process.kill()
+        process.kill()  # does nothing where it has ended
+        if isinstance(process, Forged):
             process.communicate()
+        else:
+            process.wait()
+            if process.stdout is not None:
+                process.stdout.close()
 
 
 def rows(run: Path) -> list[dict[str, Any]]:
