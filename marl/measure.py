@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from marl import checkpoint, compose, config, files, plots, stats
+from marl import checkpoint, compose, config, files, plots
 from marl.config import RunConfig
 from marl.errors import FieldError
 from marl.process import prepare_process
@@ -115,8 +115,7 @@ def evaluate_run(
     print(f"{cfg.run_id}, checkpoint {saved.step}, {episodes} episodes, seed {chosen}, explore {explore:g}")
     for name, values in out.items():
         # Episodes of one team are the sample here, so the interval is over episodes, of the mean.
-        estimate = stats.interval(values, stats.mean, rng=np.random.default_rng(0))
-        value, low, high = estimate.numbers()
+        value, low, high = plots.over_episodes(name, values, np.random.default_rng(0)).numbers()
         between = f"  95 % interval over episodes [{low:.4f}, {high:.4f}]" if low is not None else ""
         print(f"  {name:<14} {value:.4f}{between}")
     about = {"run_id": cfg.run_id, "checkpoint": saved.step, "seed": chosen, "explore": explore}

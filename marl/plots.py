@@ -144,11 +144,29 @@ def run_curves(curve: Sequence[Mapping[str, Any]], title: str, rng: np.random.Ge
     labels = {"success": "wins", "return": "return per episode", "length": "episode length (team steps)"}
     figure, axes = canvas(len(names), title)
     for ax, name in zip(axes, names, strict=False):
-        values_TE1 = np.array([np.concatenate(entry[name]) for entry in curve], dtype=float)[..., None]
-        estimate = stats.interval(values_TE1, stats.mean, rng=rng, resamples=1000)
+        values_TE = np.array([np.concatenate(entry[name]) for entry in curve], dtype=float)
+        estimate = over_episodes(name, values_TE, rng, resamples=1000)
         line = Line(label=name, x_T=[entry["step"] for entry in curve], estimate=estimate)
         draw(ax, [line], ylabel=labels[name], share=name in SHARES)
     return figure
+
+
+def over_episodes(
+    name: str, values_E: ArrayLike, rng: np.random.Generator, resamples: int = stats.RESAMPLES
+) -> stats.Estimate:
+    """Mean over the episodes of one team, with its 95 % interval over episodes.
+
+    Args:
+        name: of the quantity; one of SHARES has Wilson's interval where every episode has 0 or 1, all else
+            that of the bootstrap.
+        values_E: (E,) or (T, E).
+        rng: draws the bootstrap.
+        resamples: bootstrap draws.
+    """
+    x_E = np.asarray(values_E, dtype=np.float64)
+    if name in SHARES and np.isin(x_E, (0.0, 1.0)).all():
+        return stats.share(x_E)
+    return stats.interval(x_E[..., None], stats.mean, rng=rng, resamples=resamples)
 
 
 def profiles(

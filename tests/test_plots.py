@@ -48,6 +48,16 @@ def test_run_curves_average_the_episodes_of_each_evaluation() -> None:
     np.testing.assert_allclose(wins.get_lines()[0].get_ydata(), [0.0, 0.5])
     np.testing.assert_allclose(returns.get_lines()[0].get_ydata(), [2.0, 6.0])
     np.testing.assert_allclose(wins.get_lines()[0].get_xdata(), [0, 10])
+    (band,) = wins.collections
+    lowest = band.get_paths()[0].vertices[:, 1]
+    assert (lowest.min(), lowest.max()) == pytest.approx((0.0, 0.9055), abs=1e-4)  # Wilson: 0 of 2, 1 of 2
+
+
+def test_no_win_leaves_room_for_wins_that_were_not_seen() -> None:
+    lost = plots.over_episodes("success", [0.0] * 16, rng()).numbers()
+    assert lost == pytest.approx((0.0, 0.0, 0.1936), abs=1e-4)
+    assert plots.over_episodes("return", [2.0] * 16, rng()).numbers() == (2.0, 2.0, 2.0)
+    assert plots.over_episodes("success", [0.5] * 16, rng()).numbers() == (0.5, 0.5, 0.5)
 
 
 def test_run_curves_without_evaluations_are_an_empty_figure(tmp_path: Path) -> None:

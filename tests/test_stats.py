@@ -205,3 +205,24 @@ def test_a_difference_is_that_of_the_statistics_and_its_interval_covers_it():
     assert flat.numbers() == (0.5, 0.5, 0.5)
     assert flat.runs == 4
     assert stats.difference_interval([1.0], y, rng=np.random.default_rng(0)).numbers()[1:] == (None, None)
+
+
+def test_share_against_published_values() -> None:
+    # Newcombe, Statistics in Medicine 17, 1998, table I: 81 of 263, 15 of 148, 0 of 20, 1 of 29
+    expected = {(81, 263): (0.2553, 0.3662), (15, 148): (0.0624, 0.1605)}
+    expected |= {(0, 20): (0.0, 0.1611), (1, 29): (0.0061, 0.1718)}
+    for (won, n), ends in expected.items():
+        value, *found = stats.share([1.0] * won + [0.0] * (n - won)).numbers()
+        assert (value, *found) == pytest.approx((won / n, *ends), abs=5e-5)
+
+
+def test_share_takes_the_points_of_a_curve() -> None:
+    both = stats.share([[0, 0, 1], [1, 1, 1]])
+    for t, row in enumerate(([0, 0, 1], [1, 1, 1])):
+        assert (both.value[t], both.low[t], both.high[t]) == stats.share(row).numbers()
+
+
+@pytest.mark.parametrize("values", [[], [[], []], 1.0, [0.5], [float("nan")], [2]])
+def test_share_refuses_what_is_no_share(values: object) -> None:
+    with pytest.raises(MarlError, match="share of episodes"):
+        stats.share(values)

@@ -11,11 +11,10 @@ from matplotlib.figure import Figure
 
 from experiments.benchmarks.interleave import read_rows
 from experiments.claims import Derived
-from marl import plots
+from marl import plots, stats
 
 MAPS = ("3m", "8m", "2s3z", "3s5z", "3s_vs_3z", "3s_vs_5z", "MMM", "5m_vs_6m", "corridor", "2c_vs_64zg")
 POLICIES = ("random", "nearest", "heuristic", "focus", "kiting")
-_Z = 1.959964  # 97.5 % point of the normal distribution: two-sided 95 %
 
 
 @dataclass(frozen=True)
@@ -31,16 +30,14 @@ class Share:
         return self.won / self.n
 
     def interval(self) -> tuple[float, float]:
-        """95 % interval of the share.
+        """95 % interval of the share, Wilson's.
 
         The episodes of a scripted team are independent draws, whatever the seed, so that they are pooled.
-        Reference: Wilson, "Probable inference, the law of succession, and statistical inference", Journal of
-        the American Statistical Association, 1927.
         """
-        p, z2n = self.value, _Z * _Z / self.n
-        middle = (p + z2n / 2) / (1 + z2n)
-        half = _Z * math.sqrt(p * (1 - p) / self.n + z2n / (4 * self.n)) / (1 + z2n)
-        return max(0.0, middle - half), min(1.0, middle + half)
+        _, low, high = stats.share([1] * self.won + [0] * (self.n - self.won)).numbers()
+        assert low is not None
+        assert high is not None
+        return low, high
 
     def text(self) -> str:
         """Per cent: value (low to high)."""
