@@ -46,14 +46,16 @@ def resume(folder: Path, overrides: Sequence[str] = ()) -> tuple[RunConfig, Save
 def _resume(folder: Path, overrides: Sequence[str]) -> tuple[RunConfig, Saved | None, list[str]]:
     saved, skipped = checkpoint.latest(folder)
     node = dict(saved.info["config"]) if saved is not None else jsonl.read(folder / "config.json")[0]
+    asked = int(node["total_steps"])
     trust = _change(node, overrides)
     place = folder if folder.name not in ("", "..") else folder.resolve()
     node["runs_dir"], node["run_id"] = str(place.parent), place.name
     cfg = config.load(node, trust=trust)
-    if saved is not None and cfg.total_steps < saved.step:
+    # A run may end a few steps above its own total_steps: the last vector step or rollout was begun below it.
+    if saved is not None and cfg.total_steps < saved.step and cfg.total_steps != asked:
         fix = f"the run has made {saved.step} steps already; give at least as many"
         raise FieldError("total_steps", cfg.total_steps, fix)
-    if saved is not None and cfg.total_steps == saved.step and _is_finished(folder):
+    if saved is not None and cfg.total_steps <= saved.step and _is_finished(folder):
         fix = f"the run is finished; give total_steps=<more than {saved.step}> to train on"
         raise FieldError("resume", str(folder), fix)
     if saved is not None and not getattr(cfg.env, "exact_resume", True):

@@ -7,13 +7,14 @@ episodes are compared by hash or value.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from marl import checkpoint
+from marl import checkpoint, cli
 
 if TYPE_CHECKING:
     from tests.contracts.conftest import Marl
@@ -108,6 +109,25 @@ def test_a_resumed_run_equals_an_unbroken_one(
     if name.startswith("off_policy"):
         assert state["memory"]["oldest"] > 0, "the break must fall after the memory wrapped"
         assert state["counters"]["steps"] < EXPLORE_STEPS, "the break must fall while epsilon moves"
+
+
+def test_a_run_that_ended_above_its_total_steps_can_still_be_finished(
+    marl: Marl, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A kill may come after the last checkpoint, before results.json: 14 vector steps of 4 are 56 steps."""
+    marl.train("run", *COMMON, *LOOPS["off_policy"], "total_steps=54")
+    monkeypatch.chdir(marl.folder)
+    results = Path("runs/run/results.json")
+    whole = json.loads(results.read_bytes())
+    assert whole["steps"] == 56
+    assert cli.main(["train", "resume=runs/run"]) == 2
+    assert "the run is finished; give total_steps=<more than 56>" in capsys.readouterr().err
+    results.unlink()
+    assert cli.main(["train", "resume=runs/run", "total_steps=50"]) == 2
+    assert "total_steps=50 cannot be used: the run has made 56 steps already" in capsys.readouterr().err
+    marl.run("train", "resume=runs/run")
+    again = json.loads(results.read_bytes())
+    assert (again["status"], again["steps"], again["final"]) == ("finished", 56, whole["final"])
 
 
 def test_an_offline_run_resumes_from_its_own_checkpoint(
