@@ -49,9 +49,21 @@ def _full_disk(path: Path) -> Iterator[None]:
         raise
 
 
+@contextmanager
+def _writable(folder: Path) -> Iterator[None]:
+    """Turn any other refusal to make a name in a folder (or the folder itself) into one sentence too."""
+    try:
+        with _full_disk(folder):
+            yield
+    except OSError as error:
+        fix = "give another place, or the right to write there"
+        raise MarlError(f"{folder} cannot be written to ({error.strerror}): {fix}") from error
+
+
 def write(path: Path, data: bytes) -> None:
     """Write and fsync a new file; an error removes it. Not atomic: for files in an unfinished folder."""
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+    with _writable(path.parent):
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
     try:
         with _full_disk(path):
             _write_all(handle, data)
@@ -127,7 +139,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
     """
     temporary = folder.with_name(f"{TEMPORARY}{os.getpid()}-{folder.name}")
     remove_folder(temporary)
-    with _full_disk(folder):
+    with _writable(folder.parent):
         os.mkdir(temporary)
     try:
         yield temporary
@@ -141,7 +153,7 @@ def atomic_folder(folder: Path) -> Iterator[Path]:
 
 def make_folder(folder: Path) -> None:
     """`mkdir -p`."""
-    with _full_disk(folder):
+    with _writable(folder):
         os.makedirs(folder, exist_ok=True)
 
 
@@ -199,7 +211,8 @@ def lock(folder: Path) -> Iterator[None]:
     Raises:
         MarlError: another process owns it.
     """
-    handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+    with _writable(folder):
+        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -223,7 +236,7 @@ class LineFile:
 
     def __init__(self, path: Path, size: int | None = None) -> None:
         self.path = path
-        with _full_disk(path):
+        with _writable(path.parent):
             self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         self.size = os.fstat(self._handle).st_size
         if size is not None and self.size < size:

@@ -134,3 +134,20 @@ def test_a_locked_folder_has_one_owner(tmp_path: Path) -> None:
         pass
     with files.lock(tmp_path):
         pass
+
+
+def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    place, absent = tmp_path / "file" / "a", tmp_path / "absent" / "a"
+    for path, reason in ((place, "Not a directory"), (absent, "No such file or directory")):
+        sentence = f"{path.parent} cannot be written to \\({reason}\\): give another place"
+        with pytest.raises(MarlError, match=sentence):
+            files.write_atomic(path, b"x")
+        with pytest.raises(MarlError, match=sentence):
+            files.LineFile(path)
+        with pytest.raises(MarlError, match=sentence), files.atomic_folder(path):
+            pass
+        with pytest.raises(MarlError, match=sentence), files.lock(path.parent):
+            pass
+    with pytest.raises(MarlError, match=r"file cannot be written to \(File exists\)"):
+        files.make_folder(tmp_path / "file")
