@@ -27,6 +27,7 @@ _SHORT = {  # words that stand for longer ones
 }
 _CODE = ("env.target",)  # settings that name code: what is typed there is trusted for this run
 _TOP = tuple(f.name for f in dataclasses.fields(RunConfig))
+_FAMILY = "fast"  # the file of the group `settings` that conf/train.yaml names
 _MAX_SEEDS = 10_000  # CHOICE: a range beyond this is a slip of the keyboard
 
 
@@ -60,17 +61,24 @@ def compose(overrides: Sequence[str]) -> RunConfig:
 
 
 def _blame_settings(error: UnknownSettingError, words: Sequence[str]) -> None:
-    """Say so where the setting was not typed but stands in a file of the group `settings` that was chosen."""
+    """Say so where the setting was not typed but stands in a file of the group `settings`.
+
+    That file was chosen, or else a loop was whose file leaves the default one in force.
+    """
     typed = dict(word.lstrip("+").partition("=")[::2] for word in words)
-    name = typed.get("settings")
-    if name is None or error.setting in typed:
+    name = typed.get("settings", _FAMILY)
+    if error.setting in typed:
         return
     node: Any = read_option("settings", name)
     for part in error.setting.split("."):
         node = node.get(part) if isinstance(node, Mapping) else None
     if node is not None:
         wrong = f"settings={name} sets {error.setting}, which this agent does not have"
-        raise MarlError(f"{wrong}: leave settings={name} out") from error
+        fix = f"leave settings={name} out"
+        if "settings" not in typed:
+            wrong = f"loop={typed.get('loop', 'off_policy')} keeps settings={name}, and {wrong}"
+            fix = "leave loop out, or add settings=default"
+        raise MarlError(f"{wrong}: {fix}") from error
 
 
 def over(node: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
@@ -188,6 +196,9 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         top = re.split(r"[.@/]", name)[0]
         if top not in (*_TOP, *GROUPS, "hydra"):
             raise unknown(top, (*_TOP, "settings"), "", "a run")
+        if name in (*GROUPS, _SHORT["train_channel"]) and equals and value in ("", "null"):
+            typed = override.partition("=")[0].lstrip("+")
+            raise FieldError(typed, value, f"leave it out, or give one of {', '.join(options(top))}")
         if "." in name and top != "hydra" and not key.startswith("~"):
             key = f"++{name}"  # settings that the YAML leaves to the dataclass; `make` checks the name
         words.pop(name, None)
@@ -238,7 +249,7 @@ def _compose(words: Sequence[str]) -> dict[str, Any]:
             node = OmegaConf.to_container(hydra_compose("train", overrides=list(words)), resolve=True)
     except MissingConfigException as error:
         raise _no_option(error) from error
-    except (HydraException, OmegaConfBaseException, ValueError) as error:  # ValueError: channel=null
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise MarlError(f"the config cannot be composed: {_first_line(error)}") from error
     assert isinstance(node, dict)
     return {str(k): v for k, v in node.items()}

@@ -13,6 +13,7 @@ import difflib
 import hashlib
 import importlib
 import json
+import math
 import re
 import types
 import typing
@@ -197,6 +198,8 @@ def convert(value: Any, hint: Any, where: str, trust: tuple[str, ...] = ()) -> A
     """
     origin, args = typing.get_origin(hint), typing.get_args(hint)
     wrong = FieldError(where, value, f"give {_describe(hint)}")
+    if not _finite(value):
+        raise FieldError(where, value, "give a finite number")
     if hint is Any:
         return make(value, trust=trust, where=where) if _is_component(value) else value
     if origin in (Union, types.UnionType):
@@ -220,6 +223,15 @@ def convert(value: Any, hint: Any, where: str, trust: tuple[str, ...] = ()) -> A
         inner = args[1] if args else Any
         return {k: convert(v, inner, _join(where, str(k)), trust) for k, v in value.items()}
     return _convert_scalar(value, hint, wrong)
+
+
+def _finite(value: Any) -> bool:
+    """Whether no number in it is NaN or infinite: a run's config is stored as JSON, which has neither."""
+    if isinstance(value, Mapping):
+        return all(_finite(v) for v in value.values())
+    if isinstance(value, list | tuple):
+        return all(_finite(v) for v in value)
+    return not isinstance(value, float) or math.isfinite(value)
 
 
 def _is_component(value: Any) -> bool:

@@ -119,9 +119,9 @@ def from_file(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any
         if key not in _FILE_KEYS:
             raise unknown(str(key), _FILE_KEYS, "", str(path))
     node = {str(k): v for k, v in node.items()} | dict(given or {})
-    name, workers, threads = node.get("name", path.stem), node.get("workers"), node.get("threads", 1)
+    name, workers, threads = str(node.get("name", path.stem)), node.get("workers"), node.get("threads", 1)
     require(
-        _NAME.fullmatch(str(name)) is not None, "name", name, "start with a letter; letters, digits, _ and -"
+        _NAME.fullmatch(name) is not None, "name", name, "start with a letter; letters, digits, _ and -"
     )
     require(workers is None or _is_whole(workers), "workers", workers, "give a whole number of 1 or more")
     require(_is_whole(threads), "threads", threads, "give a whole number of 1 or more")

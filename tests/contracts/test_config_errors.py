@@ -21,6 +21,12 @@ CASES = [
     ("train agent=commnet agent.clip=0.1", ["agent.clip=0.1", "learner=reinforce does not read it"]),
     ("train agent.gama=0.9", ["agent.gama is not a setting of", "did you mean agent.gamma?"]),
     ("train agent.gamma=2", ["agent.gamma=2.0 cannot be used", "give a number in [0, 1]"]),
+    ("train agent.learning_rate=inf", ["agent.learning_rate=inf cannot be used", "give a finite number"]),
+    ("train agent=sb3 agent.kwargs.a.b=-inf", ["agent.kwargs", "give a finite number"]),
+    (
+        "train agent=ippo loop=off_policy",
+        ["loop=off_policy keeps settings=fast", "sets agent.returns", "leave loop out"],
+    ),
     ("train agent.gamma=abc", ["agent.gamma='abc' cannot be used", "give a number"]),
     ("train seed=-1", ["seed=-1 cannot be used", "0 or more"]),
     ("train seed=a", ["seed='a' cannot be used", "give a whole number"]),
@@ -56,7 +62,9 @@ CASES = [
     ("evaluate run=nowhere explore=2", ["explore='2' cannot be used", "[0, 1]"]),
     ("train channel=havy", ["channel=havy does not exist", "did you mean heavy?"]),
     ("train train_channel=havy", ["channel=havy does not exist", "did you mean heavy?"]),
-    ("train channel=null", ["the config cannot be composed"]),
+    ("train channel=null", ["channel='null' cannot be used", "leave it out, or give one of bernoulli"]),
+    ("train train_channel=null", ["train_channel='null' cannot be used", "leave it out"]),
+    ("train agent=", ["agent='' cannot be used", "leave it out, or give one of ac"]),
     ("train channel=bernoulli channel.loss=2", ["channel.loss=2.0 cannot be used", "[0, 1]"]),
     ("train channel=bernoulli channel.los=0", ["did you mean channel.loss?"]),
     ("train train_channel=heavy train_channel.delay=2", ["train_channel.delay=2 cannot be used"]),
@@ -69,6 +77,7 @@ CASES = [
 
 STUDIES = [
     ("name: 3m", ["name='3m' cannot be used", "start with a letter"]),
+    ("name: true\noverrides: [agent=qmx]", ["agent=qmx does not exist"]),
     ("nme: a", ["nme is not a setting of", "did you mean name?"]),
     ("workers: 0", ["workers=0 cannot be used"]),
     ("overrides: agent=qmix", ["overrides='agent=qmix' cannot be used", "a list"]),
@@ -108,6 +117,15 @@ def test_a_wrong_command_is_one_sentence(
     for part in parts:
         assert part in shown
     assert list(tmp_path.iterdir()) == []  # nothing was begun
+
+
+def test_a_place_that_cannot_be_written_to_is_one_sentence(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "file").write_text("")
+    shown = fail(["train", f"runs_dir={tmp_path}/file/runs"], capsys)
+    assert f"{tmp_path}/file/runs" in shown
+    assert "cannot be written to (Not a directory): give another place" in shown
 
 
 @pytest.mark.parametrize(("text", "parts"), STUDIES, ids=[text.split("\n")[0] for text, _ in STUDIES])
