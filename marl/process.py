@@ -8,7 +8,8 @@ import random
 import signal
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -53,6 +54,7 @@ class Signals:
     def __init__(self) -> None:
         self.received: int | None = None
         self._old: dict[int, Any] = {}
+        self._stop: Callable[[int], None] | None = None
 
     def __enter__(self) -> Signals:
         if threading.current_thread() is threading.main_thread():
@@ -63,6 +65,23 @@ class Signals:
     def _receive(self, number: int, frame: object) -> None:
         self.received = number
         self._restore()
+        if self._stop is not None:
+            self._stop(number)
+
+    @contextmanager
+    def at_once(self, stop: Callable[[int], None]) -> Iterator[None]:
+        """Within, a signal calls `stop`, which raises: for long work that nobody has to wait for.
+
+        Args:
+            stop: gets the signal's number; called at once if one has come already.
+        """
+        self._stop = stop
+        try:
+            if self.received is not None:
+                stop(self.received)
+            yield
+        finally:
+            self._stop = None
 
     def _restore(self) -> None:
         for n, old in self._old.items():

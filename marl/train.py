@@ -12,7 +12,7 @@ import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -58,7 +58,7 @@ def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
         session = _Session(cfg, saved)
         try:
             session.train(signals)
-            return session.finish()
+            return session.finish(signals)
         except NonFiniteError as error:
             path = session.checkpoint()
             session.write_results("failed", None)
@@ -131,16 +131,19 @@ class _Session:
         while True:
             self._after_iterate()
             if signals.received is not None:
-                path = self.checkpoint()
-                name = signal.Signals(signals.received).name
-                done = f"{name} at step {self.loop.steps:,}: checkpoint {path} is written"
-                fix = f"continue with 'marl train resume={self.folder}'"
-                raise Interrupted(signals.received, f"{done}; {fix}")
+                self.checkpoint()
+                self._stop(signals.received)
             if self.loop.steps >= cfg.total_steps:
                 return
             for name, value in self.loop.iterate().items():
                 s.sums[name] = s.sums.get(name, 0.0) + value
                 s.counts[name] = s.counts.get(name, 0) + 1
+
+    def _stop(self, number: int) -> NoReturn:
+        """After a checkpoint of the step at which the loop stands."""
+        path = self.folder / "checkpoints" / str(self.loop.steps)
+        done = f"{signal.Signals(number).name} at step {self.loop.steps:,}: checkpoint {path} is written"
+        raise Interrupted(number, f"{done}; continue with 'marl train resume={self.folder}'")
 
     def _after_iterate(self) -> None:
         s, cfg, step = self.schedule, self.cfg, self.loop.steps
@@ -229,9 +232,21 @@ class _Session:
     def _counters(self) -> dict[str, int]:
         return {"steps": self.loop.steps, "episodes": self.loop.episodes, "updates": self.loop.updates}
 
-    def finish(self) -> dict[str, Any]:
-        """Last checkpoint, last evaluation, pictures and results.json."""
+    def finish(self, signals: Signals) -> dict[str, Any]:
+        """Last checkpoint, last evaluation, pictures and results.json; a signal ends the last two at once."""
         self.checkpoint()
+        with signals.at_once(self._stop):
+            final, wall_s = self._final_evaluation()
+            for picture in report.pictures(self.cfg, self.agent, self._curve(), self._sparsity_rows()):
+                for logger in self.loggers:
+                    logger.media(picture.stem, picture)
+        out = self.write_results("finished", final, wall_s)
+        for line in report.summary(self.folder, out):
+            self.progress.say(line)
+        return out
+
+    def _final_evaluation(self) -> tuple[dict[str, Any] | None, float]:
+        """Its numbers, if it was asked for, and the seconds of training before it."""
         if self.schedule.sums:  # after the checkpoint: a run that goes on from it keeps its own rhythm
             self._log_training()
         self.progress.close()
@@ -242,13 +257,7 @@ class _Session:
             final = {k: [v] for k, v in self._measure(cfg.evaluation.final_episodes, "final").items()}
             self._log({f"final/{name}": float(np.mean(values)) for name, values in final.items()})
         self.metrics.sync()
-        for picture in report.pictures(cfg, self.agent, self._curve(), self._sparsity_rows()):
-            for logger in self.loggers:
-                logger.media(picture.stem, picture)
-        out = self.write_results("finished", final, wall_s)
-        for line in report.summary(self.folder, out):
-            self.progress.say(line)
-        return out
+        return final, wall_s
 
     def write_results(
         self, status: results.Status, final: dict[str, Any] | None, wall_s: float | None = None

@@ -57,6 +57,36 @@ def test_a_signal_leaves_a_checkpoint_from_which_the_run_goes_on_bit_for_bit(
         same_everything(run, marl.folder / "runs" / "whole")
 
 
+_SLOW = """
+import sys, time
+from marl import cli, train
+measure = train._Session._measure
+def slow(self, episodes, name):
+    if name == "final":
+        time.sleep(200)
+    return measure(self, episodes, name)
+train._Session._measure = slow
+sys.exit(cli.main(sys.argv[1:]))
+"""
+
+
+def test_a_signal_does_not_wait_for_the_final_evaluation(marl: Marl) -> None:
+    started = time.monotonic()
+    process = marl.python(_SLOW, "train", *QUICK, *WORDS, "run_id=run", "total_steps=42")
+    assert process.stdout is not None
+    while "final evaluation over 8 episodes" not in process.stdout.readline():
+        assert process.poll() is None
+    process.send_signal(signal.SIGINT)
+    shown = marl.end(process, 128 + signal.SIGINT)
+    assert time.monotonic() - started < 190
+    assert "marl: SIGINT at step 44: checkpoint runs/run/checkpoints/44 is written" in shown
+    assert "Traceback" not in shown
+    results = marl.folder / "runs" / "run" / "results.json"
+    assert json.loads(results.read_bytes())["status"] == "interrupted"
+    marl.run("train", "resume=runs/run")
+    assert json.loads(results.read_bytes())["status"] == "finished"
+
+
 def test_a_run_folder_is_never_written_over(
     marl: Marl, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
