@@ -257,7 +257,7 @@ PARTS = (
             ("cvxpy", "cvxpy", "exact FairDICE by the conic solver; Newton's needs nothing"),
             ("h5py", "h5py", "reading and writing Minari data sets"),
             ("minari", "minari", "Minari's own tools on our data sets"),
-            ("mo-gymnasium", "mo_gymnasium", "its worlds with several objectives"),
+            ("mo-gymnasium", "mo_gymnasium", "env=mo_gymnasium, worlds with several objectives"),
             ("mujoco", "mujoco", "env=d4morl, robots with several objectives"),
         )
     ),

@@ -81,7 +81,8 @@ def test_every_option_of_every_group_composes() -> None:
     target = ["env.target=package.module:factory"]
     data = ["loop.data=runs/any"]
     offline = ("offline", "transitions", "episodes", "fairdice", "bc", "decision_transformer")
-    needed = {"pettingzoo": target, "gymnasium": target, **dict.fromkeys(offline, data)}
+    doors = ("pettingzoo", "gymnasium", "mo_gymnasium")
+    needed = dict.fromkeys(doors, target) | dict.fromkeys(offline, data)
     for group in compose.GROUPS:
         for name in compose.options(group):
             compose.compose([f"{group}={name}", *needed.get(name, [])])

@@ -1,6 +1,6 @@
 """The numbers of all copies in one piece of memory, which worker processes share with the run.
 
-Legend: B copies, N agents, A actions, O features, S state features, W workers.
+Legend: B copies, N agents, A actions, O features, S state features, K objectives, W workers.
 
 CHOICE: the memory has no name. Linux gives an anonymous file (memfd), other systems an unlinked temporary
 one; workers inherit its descriptor. A name, as in multiprocessing.shared_memory, would outlive a killed run.
@@ -41,6 +41,7 @@ class Blocks:
         self.state_BS, self.final_state_BS = self._arrays["state"], self._arrays["final_state"]
         self.avail_BNA, self.final_avail_BNA = self._arrays["avail"], self._arrays["final_avail"]
         self.reward_BN = self._arrays["reward"]
+        self.objective_BK = self._arrays["objective"]  # the reward where it is a vector
         self.acted_BN = self._arrays["acted"]  # alive before the last step
         self.present_BN, self.alive_BN = self._arrays["present"], self._arrays["alive"]
         self.terminated_B, self.truncated_B = self._arrays["terminated"], self._arrays["truncated"]
@@ -73,6 +74,7 @@ def _layout(
         **dict.fromkeys(("state", "final_state"), ((B, S), real)),
         **dict.fromkeys(("avail", "final_avail"), ((B, N, A), yes)),
         "reward": ((B, N), real),
+        "objective": ((B, plan.objectives), real),
         **dict.fromkeys(("acted", "present", "alive"), ((B, N), yes)),
         **dict.fromkeys(("terminated", "truncated"), ((B,), yes)),
         **dict.fromkeys(("t", "episode", "seed"), ((B,), whole)),

@@ -1,4 +1,4 @@
-"""What the two doors' Configs share: target, copies in workers, limits."""
+"""What the doors' Configs share: target, copies in workers, limits."""
 
 from __future__ import annotations
 

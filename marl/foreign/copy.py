@@ -82,7 +82,10 @@ class Copy:
         blocks.t_B[b] += 1
         observations, rewards, *ends, infos = self._checked_step(self.env.step(actions))
         blocks.acted_BN[b] = blocks.alive_BN[b]
-        self._pay(rewards, acted)
+        if self.plan.objectives:
+            self._pay_vector(rewards)
+        else:
+            self._pay(rewards, acted)
         over, truncated = self._ended(ends[0], ends[1], acted)
         self.alive = [i for i in self._in_play() if i not in over]
         left = [i for i in acted if i not in over and i not in self.alive]
@@ -145,6 +148,13 @@ class Copy:
             if agent not in self.number:
                 raise EnvError(f"a reward is for {str(agent)!r}, who is not in possible_agents")
             row_N[self.number[agent]] = number(reward, f"the reward of agent {str(agent)!r}")
+
+    def _pay_vector(self, rewards: Mapping[Any, Any]) -> None:
+        """The vector of a team of one."""
+        row_K, given = self.blocks.objective_BK[self.index], np.asarray(rewards[self.ids[0]])
+        if given.shape != row_K.shape:
+            raise EnvError(f"the reward has shape {given.shape}, its space says {row_K.shape}")
+        row_K[:] = [number(value, f"objective {k} of the reward") for k, value in enumerate(given)]
 
     def _ended(
         self, terminations: Mapping[Any, Any], truncations: Mapping[Any, Any], acted: list[int]

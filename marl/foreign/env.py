@@ -21,7 +21,7 @@ from marl.foreign.pool import Here, Pool
 from marl.rng import Rng, Stream
 from marl.types import Box, Discrete, EnvSpec, Slice, TimeStep
 
-Reward = Literal["agent", "sum", "mean"]
+Reward = Literal["agent", "sum", "mean", "vector"]
 _HIGHEST_SEED = 2**31 - 1  # what every environment takes
 
 
@@ -31,7 +31,8 @@ class ForeignEnv:
     Args:
         hands: who steps them.
         name: of the world.
-        reward: one per agent, or the team's: their sum, or the mean over agents that acted.
+        reward: one per agent; the team's: their sum, or the mean over agents that acted; or the vector of
+            a team of one.
         limit: the longest episode.
         device: where tensors are returned; environments run on the CPU.
     """
@@ -69,7 +70,7 @@ class ForeignEnv:
 
     def _begin(self) -> TimeStep:
         blocks = self._blocks
-        blocks.reward_BN[:] = 0.0
+        blocks.reward_BN[:] = blocks.objective_BK[:] = 0.0
         blocks.terminated_B[:] = blocks.truncated_B[:] = False
         self._draw_seeds(0)
         self._hands.reset()
@@ -117,6 +118,8 @@ class ForeignEnv:
         )
         if self._reward == "agent":
             ts.agent_reward_BN = reward_BN
+        elif self._reward == "vector":
+            ts.reward_BK = self._tensor(b.objective_BK)
         else:
             ts.reward_B = reward_BN.sum(1)
             if self._reward == "mean":
@@ -169,7 +172,8 @@ def make_spec(plan: Plan, *, name: str, reward: Reward, limit: int) -> EnvSpec:
             for agent in plan.agents
         ),
         obs_slices=slices,
-        reward="agent" if reward == "agent" else "team",
+        reward=reward if reward in ("agent", "vector") else "team",
+        objectives=tuple(f"objective_{k}" for k in range(plan.objectives)),
         episode_limit=limit,
     )
 

@@ -15,13 +15,14 @@ from pettingzoo.utils.env import AECEnv, ParallelEnv  # type: ignore[import-unty
 
 from marl.errors import FieldError
 
-Kind = Literal["pettingzoo", "gymnasium"]
+Kind = Literal["pettingzoo", "gymnasium", "mo_gymnasium"]
 _FACTORY = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 _MODULE_AND_ID = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(.+)")
 _TWO_WAYS = {
     "pettingzoo": "write package.module:factory, where factory() returns a pettingzoo.ParallelEnv, or a "
     "registered id such as butterfly/knights_archers_zombies-v11",
     "gymnasium": "write a registered id such as CartPole-v1, or package.module:factory",
+    "mo_gymnasium": "write a registered id such as deep-sea-treasure-v0, or package.module:factory",
 }
 
 
@@ -41,7 +42,8 @@ def open_env(kind: Kind, target: str, kwargs: Mapping[str, Any]) -> ParallelEnv[
     made = _factory(target)(**kwargs) if _FACTORY.fullmatch(target) else _registered(kind, target, kwargs)
     if kind == "pettingzoo":
         return _checked_parallel(made, target)
-    return Single(_checked_single(made, target))
+    single = _checked_single(made, target)
+    return Single(single) if kind == "gymnasium" else Vector(single, _objectives(single, target))
 
 
 def _registered(kind: Kind, target: str, kwargs: Mapping[str, Any]) -> Any:
@@ -50,14 +52,25 @@ def _registered(kind: Kind, target: str, kwargs: Mapping[str, Any]) -> Any:
     if plugin:
         _module(plugin[1], target)
     name = plugin[2] if plugin else target
+    if kind == "mo_gymnasium":
+        _import_mo_gymnasium(target)
     try:
-        if kind == "gymnasium":
+        if kind != "pettingzoo":
             return gymnasium.make(name, disable_env_checker=True, **kwargs)
         return pettingzoo.make("parallel", name, **kwargs)
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("gymnasium", "pettingzoo"):
             raise
         raise FieldError("env.target", target, f"{_sentence(error)}; {_TWO_WAYS[kind]}") from error
+
+
+def _import_mo_gymnasium(target: str) -> None:
+    """Register MO-Gymnasium's environments."""
+    try:
+        import mo_gymnasium  # noqa: F401
+    except ImportError as error:
+        fix = f"MO-Gymnasium cannot be imported ({error}): install it with pip install 'marl-suite[morl]'"
+        raise FieldError("env.target", target, fix) from error
 
 
 def _factory(target: str) -> Callable[..., Any]:
@@ -114,6 +127,15 @@ def _checked_single(made: Any, target: str) -> gymnasium.Env[Any, Any]:
     raise FieldError("env.target", target, fix)
 
 
+def _objectives(env: gymnasium.Env[Any, Any], target: str) -> int:
+    """Length of the rewards, which MO-Gymnasium's environments tell by `reward_space`."""
+    space = getattr(env.unwrapped, "reward_space", None)
+    if not isinstance(space, gymnasium.spaces.Box) or len(space.shape) != 1 or not space.shape[0]:
+        fix = f"its reward_space is {space}, not a Box of one dimension; use env=gymnasium for one reward"
+        raise FieldError("env.target", target, fix)
+    return int(space.shape[0])
+
+
 class Single(ParallelEnv[str, Any, Any]):
     """A single-agent environment as a team of one, called "agent"."""
 
@@ -150,3 +172,11 @@ class Single(ParallelEnv[str, Any, Any]):
 
     def close(self) -> None:
         self.env.close()
+
+
+class Vector(Single):
+    """The same with a vector of rewards, `objectives` of them."""
+
+    def __init__(self, env: gymnasium.Env[Any, Any], objectives: int) -> None:
+        super().__init__(env)
+        self.objectives = objectives

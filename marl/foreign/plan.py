@@ -12,6 +12,7 @@ import numpy as np
 from gymnasium import spaces
 
 from marl.errors import EnvError
+from marl.foreign.load import Vector
 from marl.foreign.spaces import Part, parts, size, without_mask
 
 # Where environments say how long an episode may last: metadata or spec, then the environment itself.
@@ -46,6 +47,7 @@ class Plan:
     state: int
     limit: int  # the environment's own longest episode; 0: it does not say
     renders: bool  # render() gives RGB pictures
+    objectives: int = 0  # length of the reward; 0: it is one number per agent
 
     @property
     def discrete(self) -> bool:
@@ -142,6 +144,7 @@ def read_plan(env: Any) -> Plan:
         state=state_of(env).size,
         limit=_limit(env),
         renders=getattr(env, "render_mode", None) == "rgb_array",
+        objectives=env.objectives if isinstance(env, Vector) else 0,
     )
 
 

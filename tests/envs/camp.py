@@ -154,6 +154,20 @@ class Single(Env):
         return obs, float(action), done, False, {"action_mask": np.array([0, 1, 1])}
 
 
+class Treasure(Single):
+    """Two objectives: what the action is worth, and time; cut off after five steps."""
+
+    reward_space = spaces.Box(-1, 2, (2,), np.float32)
+
+    def __init__(self, fault=None):
+        self.fault = fault
+
+    def step(self, action):
+        obs, reward, _, _, info = super().step(action)
+        pay = {None: np.array([reward, -1.0]), "shape": np.zeros(3), "nan": np.array([0, np.nan])}
+        return obs, pay[self.fault], False, self.t == 5, info
+
+
 class WithoutAgents(ParallelEnv):
     possible_agents = []  # noqa: RUF012
 
