@@ -64,7 +64,10 @@ _DATASET_HELP = """marl export-dataset run=<run folder> out=<folder> key=value .
   episodes=100     how many in all, shared equally by every pair of a run and a degree of exploration
   explore=0,...    degrees: 0 acts greedily; above 0 a policy samples, and a team of action values takes
                    random actions with this probability
+  random=0,...     probability that an action is replaced by a random one: one number, or one per agent
+  scaled=0         else: probability that a real action is multiplied by a number in [0.35, 1.65]
   memory=true      write what the run's memory holds, instead of playing
+  env.<field>=<value>   a setting in which the data's world differs from that of training (its rewards)
   seed=0           other episodes
   trust=[package]"""
 
@@ -233,11 +236,13 @@ def export_dataset(words: Sequence[str]) -> None:
     """`marl export-dataset`."""
     if _wants_help(words, _DATASET_HELP):
         return
-    names = ("run", "out", "episodes", "explore", "memory", "seed", "checkpoint", "trust")
+    names = ("run", "out", "episodes", "explore", "random", "scaled", "memory", "seed", "checkpoint", "trust")
     taken, rest = take(words, names)
+    world, rest = [w for w in rest if w.startswith("env.")], [w for w in rest if not w.startswith("env.")]
     if rest:
         word = rest[0].split("=")[0]
-        raise MarlError(f"{word} is not a setting of marl export-dataset: use {', '.join(names)}")
+        known = ", ".join((*names, "env.<field>"))
+        raise MarlError(f"{word} is not a setting of marl export-dataset: use {known}")
     for name, fix in (("run", "run=<run folder>"), ("out", "out=<folder of the data set>")):
         if name not in taken:
             raise MarlError(f"{name} is missing: give {fix}")
@@ -248,6 +253,9 @@ def export_dataset(words: Sequence[str]) -> None:
         Path(taken["out"]),
         episodes=whole("episodes", taken.get("episodes", "100"), 1),
         explore=[_share("explore", text) for text in taken.get("explore", "0").split(",")],
+        random=[_share("random", text) for text in taken.get("random", "0").split(",")],
+        scaled=_share("scaled", taken.get("scaled", "0")),
+        world=world,
         seed=whole("seed", taken.get("seed", "0"), 0),
         step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
         memory=_flag("memory", taken.get("memory", "false")),

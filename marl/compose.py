@@ -92,19 +92,35 @@ def over(node: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
         MarlError: a word is of anything else, or of no known name.
     """
     out, links = dict(node), [w for w in words if re.split(r"[.=]", w)[0] == "channel"]
-    for word in (w for w in words if w not in links):
-        key, equals, value = word.partition("=")
-        top, _, field = key.partition(".")
-        if not equals or top != "agent" or not re.fullmatch(r"\w+", field):
-            raise MarlError(
-                f"{word!r} does not fit a measurement: give channel=<name> or agent.<field>=<value>"
-            )
-        (parsed,) = _parse([f"++{key}={_quote(value)}"])
-        out["agent"] = {**out["agent"], field: parsed.value()}
+    rest = [w for w in words if w not in links]
+    fix = "does not fit a measurement: give channel=<name> or agent.<field>=<value>"
+    out["agent"] = {**out["agent"], **fields("agent", rest, fix)}
     if links:
         own = node.get("channel") if not any(w.startswith("channel=") for w in links) else None
         given = _compose(_split(links)[0]).get("channel")
         out["channel"] = {**own, **(given or {})} if own else given
+    return out
+
+
+def fields(top: str, words: Sequence[str], fix: str = "") -> dict[str, Any]:
+    """The values of `<top>.<field>=<value>` by field.
+
+    Args:
+        top: agent or env.
+        words: as typed.
+        fix: what to say of any other word.
+
+    Raises:
+        MarlError: a word is of anything else.
+    """
+    out: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        head, _, field = key.partition(".")
+        if not equals or head != top or not re.fullmatch(r"\w+", field):
+            raise MarlError(f"{word!r} {fix or f'is no setting of {top}: give {top}.<field>=<value>'}")
+        (parsed,) = _parse([f"++{key}={_quote(value)}"])
+        out[field] = parsed.value()
     return out
 
 

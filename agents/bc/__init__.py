@@ -21,18 +21,17 @@ Supervised Learning?", ICLR 2022.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from marl.errors import FieldError, MarlError, require
-from marl.nets import Optimiser, load_tensors, tensors_of
-from marl.offline import OfflinePolicy, Outcomes, Scaler, objectives_of, summarise, transitions
+from marl.errors import require
+from marl.nets import Optimiser
+from marl.offline import OfflinePolicy, WishingTeam, check_preference, transitions
 from marl.rng import Rng, Stream
-from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
+from marl.types import Act, Batch, Carry, EnvSpec, Link, TimeStep
 
 
 @dataclass(kw_only=True)
@@ -50,9 +49,7 @@ class Config:
     def __post_init__(self) -> None:
         kinds = ("none", "preference", "outcome")
         require(self.condition in kinds, "condition", self.condition, f"give one of {', '.join(kinds)}")
-        wanted = self.preference
-        fits = not wanted or (min(wanted) >= 0 and sum(wanted) > 0)
-        require(fits, "preference", wanted, "give numbers >= 0 with a sum above 0")
+        check_preference(self.preference)
         require(self.hidden >= 1, "hidden", self.hidden, "give an integer >= 1")
         require(self.layers >= 0, "layers", self.layers, "give an integer >= 0")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a number above 0")
@@ -65,7 +62,7 @@ class Config:
         return Cloner(spec, self, rng=rng, device=device)
 
 
-class Cloner:
+class Cloner(WishingTeam):
     """See the module's text.
 
     Args:
@@ -78,17 +75,9 @@ class Cloner:
         FieldError: `preference` has not one number per objective.
     """
 
-    extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored beside actions
-
     def __init__(self, spec: EnvSpec, config: Config, *, rng: Rng, device: torch.device) -> None:
-        self.spec, self.config, self.device, self.updates = spec, config, device, 0
-        names = objectives_of(spec)
-        K = len(names)
-        if config.preference and len(config.preference) != K:
-            fix = f"give {K} numbers, one for each of {', '.join(names)}, or none"
-            raise FieldError("preference", config.preference, fix)
-        wanted_K = torch.tensor(config.preference or (1.0,) * K, device=device)
-        self.preference_K = wanted_K / wanted_K.sum()
+        super().__init__(spec, config.preference, scale_inputs=config.scale_inputs, device=device)
+        self.config, K = config, len(self.names)
         extra = {"none": 0, "preference": K, "outcome": 2 * K}[config.condition]
         self.policy = OfflinePolicy(
             spec,
@@ -98,17 +87,11 @@ class Cloner:
             extra=extra,
             generator=rng.torch("init"),
         ).to(device)
-        self.scaler = Scaler(spec, K, inputs=config.scale_inputs, rewards=True).to(device)
-        self.outcomes = Outcomes(K).to(device)
-        self.optimiser = Optimiser(
+        self.parts = {"policy": self.policy, **self.parts}
+        optimiser = Optimiser(
             self.policy, kind="adam", learning_rate=config.learning_rate, eps=1e-8, max_grad_norm=math.inf
         )
-
-    def examine(self, data: Iterable[Batch]) -> None:
-        """Read the data set: scaling, and the returns that it reached."""
-        summary = summarise(data)
-        self.scaler.fit(summary)
-        self.outcomes.fit(summary, self.scaler)
+        self.optimisers = {"policy": optimiser}
 
     # Acting
 
@@ -116,8 +99,7 @@ class Cloner:
         """What is still to be earned, by objective; kept where the policy is told."""
         if self.config.condition != "outcome":
             return {}
-        goal_K = self.outcomes.best(self.preference_K)
-        return {"to_go_BK": goal_K.expand(rows, -1).clone()}
+        return {"to_go_BK": self.goal(rows)}
 
     @torch.no_grad()
     def act(
@@ -135,14 +117,7 @@ class Cloner:
         return self.policy.outputs(told)[0]
 
     def _less_earned(self, ts: TimeStep, carry: Carry) -> Carry:
-        if "to_go_BK" not in carry:
-            return carry
-        given = ts.reward_BK if ts.reward_BK is not None else ts.agent_reward_BN
-        if given is None:
-            assert ts.reward_B is not None
-            given = ts.reward_B[:, None]
-        earned_BK = torch.where((ts.t_B > 0)[:, None], self.scaler.reward(given), 0.0)
-        return {"to_go_BK": carry["to_go_BK"] - earned_BK}
+        return {name: self.still_to_earn(ts, to_go_BK) for name, to_go_BK in carry.items()}
 
     def _wishes(self, ts: TimeStep, carry: Carry) -> Tensor | None:
         """What the policy is told beside its observation (B, .)."""
@@ -173,7 +148,7 @@ class Cloner:
         x = transitions(batch)
         told = self._told(self.scaler.obs(x.obs_XNO), self._hindsight(batch))
         loss = -self.policy.log_prob(told, x.avail_XNA, x.actions_XN).mean()
-        norm = self.optimiser.step(loss)
+        norm = self.optimisers["policy"].step(loss)
         self.updates += 1
         return {"loss": loss.detach(), "grad_norm": norm}
 
@@ -181,38 +156,7 @@ class Cloner:
         """What the policy would have been told, for every transition of whole episodes (X, .)."""
         if self.config.condition == "none":
             return None
-        if not bool(batch.start_BT[:, 0].all()) or int(batch.start_BT.sum()) != len(batch.start_BT):
-            raise MarlError(
-                "a policy that is told a wish learns from whole episodes: give loop.batch.length=0"
-            )
-        preference_BTK, to_go_BTK, left_BT = self.outcomes.hindsight(
-            batch, self.scaler, self.spec.episode_limit
-        )
+        preference_BTK, to_go_BTK, left_BT = self.hindsight(batch)
         if self.config.condition == "preference":
             return preference_BTK[batch.filled_BT]
         return torch.cat([preference_BTK, to_go_BTK / left_BT[..., None]], -1)[batch.filled_BT]
-
-    # Persistence
-
-    def _parts(self) -> dict[str, torch.nn.Module]:
-        return {"policy": self.policy, "scaler": self.scaler, "outcomes": self.outcomes}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, scaling, optimiser and counters."""
-        return {
-            "networks": {
-                f"{p}.{n}": v for p, module in self._parts().items() for n, v in tensors_of(module).items()
-            },
-            "targets": {},
-            "optimisers": {"policy": self.optimiser.state_dict()},
-            "counters": {"updates": self.updates},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore, after which acting and learning go on bit for bit."""
-        for part, module in self._parts().items():
-            prefix = f"{part}."
-            own = {n.removeprefix(prefix): v for n, v in state["networks"].items() if n.startswith(prefix)}
-            load_tensors(module, own, part)
-        self.optimiser.load_state_dict(state["optimisers"]["policy"])
-        self.updates = int(state["counters"]["updates"])

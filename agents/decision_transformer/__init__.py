@@ -20,19 +20,18 @@ Zhu, Dang, Grover (PEDA), ICLR 2023, for the preference.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from marl.errors import FieldError, MarlError, require
-from marl.nets import Optimiser, load_tensors, tensors_of
-from marl.offline import Outcomes, Scaler, objectives_of, summarise
+from marl.errors import require
+from marl.nets import Optimiser
+from marl.offline import WishingTeam, check_preference, one_kind, unit_box
+from marl.policy.heads import sample
 from marl.rng import Rng, Stream
-from marl.types import Act, Batch, Box, Carry, EnvSpec, FieldSpec, Link, TimeStep
+from marl.types import Act, Batch, Carry, EnvSpec, Link, TimeStep
 
 _NEVER = -1e10  # logit of an unavailable action
 
@@ -50,9 +49,7 @@ class Config:
     max_grad_norm: float = 0.25  # > 0; paper
 
     def __post_init__(self) -> None:
-        wanted = self.preference
-        fits = not wanted or (min(wanted) >= 0 and sum(wanted) > 0)
-        require(fits, "preference", wanted, "give numbers >= 0 with a sum above 0")
+        check_preference(self.preference)
         for name in ("context", "features", "blocks", "heads"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
         split = self.features % self.heads == 0
@@ -116,59 +113,36 @@ class _Network(nn.Module):
         return self.head(self.norm(x_XLD).view(X, C, 3, -1)[:, :, 1])
 
 
-class DecisionTransformer:
+class DecisionTransformer(WishingTeam):
     """See the module's text.
 
     Args:
-        spec: the world; all actions discrete, or in finite Boxes.
+        spec: the world; all actions discrete, or in finite Boxes of one size.
         config: hyper-parameters.
         rng: source of the initial weights.
         device: where the network lives and batches arrive.
 
     Raises:
         FieldError: `preference` has not one number per objective.
-        MarlError: a Box is unbounded.
+        MarlError: the world's actions are of several kinds, or a Box is unbounded.
     """
 
-    extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored beside actions
-
     def __init__(self, spec: EnvSpec, config: Config, *, rng: Rng, device: torch.device) -> None:
-        self.spec, self.config, self.device, self.updates = spec, config, device, 0
-        names = objectives_of(spec)
-        self.K = len(names)
-        if config.preference and len(config.preference) != self.K:
-            fix = f"give {self.K} numbers, one for each of {', '.join(names)}, or none"
-            raise FieldError("preference", config.preference, fix)
-        wanted_K = torch.tensor(config.preference or (1.0,) * self.K, device=device)
-        self.preference_K = wanted_K / wanted_K.sum()
-        N, A = spec.n_agents, spec.n_actions
-        low_NA, high_NA = torch.zeros(N, A), torch.ones(N, A)
-        for n, space in enumerate(spec.action_spaces):
-            if isinstance(space, Box):
-                D = len(space.low)
-                low_NA[n, :D], high_NA[n, :D] = torch.tensor(space.low), torch.tensor(space.high)
-        if not bool((low_NA.isfinite() & high_NA.isfinite()).all()):
-            raise MarlError(f"env={spec.name} has unbounded actions: this agent needs finite Boxes")
-        self.middle_NA, self.half_NA = (
-            ((high_NA + low_NA) / 2).to(device),
-            ((high_NA - low_NA) / 2).to(device),
-        )
+        super().__init__(spec, config.preference, scale_inputs=True, device=device)
+        self.config, self.K = config, len(self.names)
+        one_kind(spec)
+        if not spec.discrete:
+            self.middle_NA, self.half_NA = (value.to(device) for value in unit_box(spec))
         self.net = _Network(spec, config, self.K, rng.torch("init")).to(device)
-        self.scaler = Scaler(spec, self.K, inputs=True, rewards=True).to(device)
-        self.outcomes = Outcomes(self.K).to(device)
-        self.optimiser = Optimiser(
+        self.parts = {"net": self.net, **self.parts}
+        optimiser = Optimiser(
             self.net,
             kind="adam",
             learning_rate=config.learning_rate,
             eps=1e-8,
             max_grad_norm=config.max_grad_norm,
         )
-
-    def examine(self, data: Iterable[Batch]) -> None:
-        """Read the data set: scaling, and the returns that it reached."""
-        summary = summarise(data)
-        self.scaler.fit(summary)
-        self.outcomes.fit(summary, self.scaler)
+        self.optimisers = {"net": optimiser}
 
     # Inputs
 
@@ -192,11 +166,10 @@ class DecisionTransformer:
     def initial_carry(self, rows: int) -> Carry:
         """The last C steps of every agent, newest last, and what is still to be earned."""
         N, C, A = self.spec.n_agents, self.config.context, self.spec.n_actions
-        goal_K = self.outcomes.best(self.preference_K)
         sizes = {"obs": (N, C, self.spec.obs_size + N), "action": (N, C, A), "wish": (C, 2 * self.K)}
         out = {name: torch.zeros(rows, *size, device=self.device) for name, size in sizes.items()}
         real = torch.zeros(rows, C, dtype=torch.bool, device=self.device)
-        return {**out, "real": real, "to_go": goal_K.expand(rows, -1).clone()}
+        return {**out, "real": real, "to_go": self.goal(rows)}
 
     @torch.no_grad()
     def act(
@@ -206,10 +179,7 @@ class DecisionTransformer:
         Box."""
         out_BNA, carry = self._look(ts, carry)
         if self.spec.discrete:
-            if explore > 0:
-                u = rng.uniform(*out_BNA.shape[1:]).clamp(min=2.0**-25)
-                out_BNA = out_BNA - (-u.log()).log()
-            actions_BN = out_BNA.argmax(-1)
+            actions_BN = sample(out_BNA, rng) if explore > 0 else out_BNA.argmax(-1)
         else:
             unit = out_BNA + explore * rng.normal(*out_BNA.shape[1:]) if explore > 0 else out_BNA
             actions_BN = self.middle_NA + self.half_NA * unit.clamp(-1, 1)
@@ -223,12 +193,7 @@ class DecisionTransformer:
 
     def _look(self, ts: TimeStep, carry: Carry) -> tuple[Tensor, Carry]:
         """Outputs (B, N, A) at the newest step, and the carry that holds it (its action still zero)."""
-        given = ts.reward_BK if ts.reward_BK is not None else ts.agent_reward_BN
-        if given is None:
-            assert ts.reward_B is not None
-            given = ts.reward_B[:, None]
-        earned_BK = torch.where((ts.t_B > 0)[:, None], self.scaler.reward(given), 0.0)
-        to_go = carry["to_go"] - earned_BK
+        to_go = self.still_to_earn(ts, carry["to_go"])
         new = {
             "obs": self._obs(ts.obs_BNO),
             "action": torch.zeros_like(carry["action"][:, :, 0]),
@@ -259,10 +224,8 @@ class DecisionTransformer:
             MarlError: the batch does not hold whole episodes.
             NonFiniteError: loss or gradient is NaN or infinite; nothing was changed.
         """
-        if not bool(batch.start_BT[:, 0].all()) or int(batch.start_BT.sum()) != len(batch.start_BT):
-            raise MarlError("a decision transformer learns from whole episodes: give loop.batch.length=0")
         N, C = self.spec.n_agents, self.config.context
-        preference, to_go, _ = self.outcomes.hindsight(batch, self.scaler, self.spec.episode_limit)
+        preference, to_go, _ = self.hindsight(batch)
         length_B = batch.filled_BT.sum(1)
         # The window ends at a random step of the episode; what lies before its start is padding.
         last_B = (rng.uniform(len(length_B))[0] * length_B).long()
@@ -288,31 +251,6 @@ class DecisionTransformer:
         else:
             error = (out_BCNA.tanh() - self._action(actions_BCN)).square().mean(-1)
         loss = error[real_BC].mean()
-        norm = self.optimiser.step(loss)
+        norm = self.optimisers["net"].step(loss)
         self.updates += 1
         return {"loss": loss.detach(), "grad_norm": norm}
-
-    # Persistence
-
-    def _parts(self) -> dict[str, nn.Module]:
-        return {"net": self.net, "scaler": self.scaler, "outcomes": self.outcomes}
-
-    def state_dict(self) -> dict[str, Any]:
-        """Network, scaling, optimiser and counters."""
-        return {
-            "networks": {
-                f"{p}.{n}": v for p, module in self._parts().items() for n, v in tensors_of(module).items()
-            },
-            "targets": {},
-            "optimisers": {"net": self.optimiser.state_dict()},
-            "counters": {"updates": self.updates},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore, after which acting and learning go on bit for bit."""
-        for part, module in self._parts().items():
-            prefix = f"{part}."
-            own = {n.removeprefix(prefix): v for n, v in state["networks"].items() if n.startswith(prefix)}
-            load_tensors(module, own, part)
-        self.optimiser.load_state_dict(state["optimisers"]["net"])
-        self.updates = int(state["counters"]["updates"])

@@ -21,7 +21,7 @@ Reference: Kim et al., "FairDICE", NeurIPS 2025.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
 import torch
@@ -33,19 +33,19 @@ from marl.agents.fairdice.config import Config
 from marl.agents.fairdice.divergence import DIVERGENCES
 from marl.agents.fairdice.welfare import make_welfare
 from marl.errors import FieldError, MarlError
-from marl.nets import Optimiser, load_tensors, tensors_of
+from marl.nets import Optimiser
 from marl.offline import (
     OfflinePolicy,
+    OfflineTeam,
     Scaler,
     Summary,
     Transitions,
     Trunk,
-    objectives_of,
     summarise,
     transitions,
 )
 from marl.rng import Rng, Stream
-from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
+from marl.types import Act, Batch, Carry, EnvSpec, Link, TimeStep
 
 
 class _Weights(nn.Module):
@@ -58,7 +58,7 @@ class _Weights(nn.Module):
         return self.theta_K.exp() if self.exp else self.theta_K
 
 
-class FairDice:
+class FairDice(OfflineTeam):
     """The learner; made by `Config.build`.
 
     Args:
@@ -71,11 +71,9 @@ class FairDice:
         FieldError: `weights` are not one per objective.
     """
 
-    extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored beside actions
-
     def __init__(self, spec: EnvSpec, config: Config, *, rng: Rng, device: torch.device) -> None:
-        self.spec, self.config, self.device, self.updates = spec, config, device, 0
-        self.names = objectives_of(spec)
+        super().__init__(spec, device)
+        self.config = config
         K, generator = len(self.names), rng.torch("init")
         self.welfare, self.f = make_welfare(config.welfare, config.alpha), DIVERGENCES[config.divergence]
         if config.weights and len(config.weights) != K:
@@ -91,6 +89,8 @@ class FairDice:
         self.policy = OfflinePolicy(spec, layer_norm=config.layer_norm, **sizes).to(device)
         self.weights = _Weights(K, exp=config.mu == "exp").to(device)
         self.scaler = Scaler(spec, K, inputs=config.scale_inputs, rewards=config.scale_rewards).to(device)
+        learned = {"nu": self.nu, "policy": self.policy, "weights": self.weights}
+        self.parts = {**learned, "scaler": self.scaler}
         self.optimisers = {
             name: Optimiser(
                 module,
@@ -99,14 +99,11 @@ class FairDice:
                 eps=1e-8,
                 max_grad_norm=config.max_grad_norm or math.inf,
             )
-            for name, module in self._learned().items()
+            for name, module in learned.items()
         }
         self._first_ES = torch.zeros(0, spec.state_size, device=device)
         self._first_share_E = torch.zeros(0, device=device)
         self._grouped: tuple[Batch, Tensor] | None = None
-
-    def _learned(self) -> dict[str, nn.Module]:
-        return {"nu": self.nu, "policy": self.policy, "weights": self.weights}
 
     @property
     def weights_K(self) -> Tensor:
@@ -261,29 +258,3 @@ class FairDice:
                     f"{self.updates} updates; the data hardly reward it: raise beta, use "
                     "welfare=patched_log, or add data"
                 )
-
-    # Persistence
-
-    def state_dict(self) -> dict[str, Any]:
-        """Networks, scaling, optimisers and counters; first states come from the data (`examine`)."""
-        parts = {**self._learned(), "scaler": self.scaler}
-        return {
-            "networks": {f"{p}.{n}": v for p, module in parts.items() for n, v in tensors_of(module).items()},
-            "targets": {},
-            "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
-            "counters": {"updates": self.updates},
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore, after which acting and learning go on bit for bit.
-
-        Raises:
-            MarlError: a tensor is missing, unknown or of another shape.
-        """
-        for part, module in {**self._learned(), "scaler": self.scaler}.items():
-            prefix = f"{part}."
-            own = {n.removeprefix(prefix): v for n, v in state["networks"].items() if n.startswith(prefix)}
-            load_tensors(module, own, part)
-        for name, optimiser in self.optimisers.items():
-            optimiser.load_state_dict(state["optimisers"][name])
-        self.updates = int(state["counters"]["updates"])

@@ -46,14 +46,20 @@ class Config:
 
     robot: Literal["ant", "halfcheetah", "hopper", "hopper_3obj", "swimmer", "walker2d"] = "hopper"
     limit: int = 500  # steps after which an episode is cut off, >= 1; D4MORL
+    # Of the objectives, for learners that want one reward: weights . r is then the team's. Empty: the vector.
+    weights: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         require(self.robot in ROBOTS, "robot", self.robot, f"give one of {', '.join(ROBOTS)}")
         require(self.limit >= 1, "limit", self.limit, "give an integer >= 1")
+        names = ROBOTS[self.robot].objectives
+        fix = f"give one number >= 0 for each of {', '.join(names)}, or none"
+        fits = len(self.weights) in (0, len(names)) and all(w >= 0 for w in self.weights)
+        require(fits, "weights", self.weights, fix)
 
     @property
     def label(self) -> str:
-        return f"d4morl_{self.robot}"
+        return "_".join([f"d4morl_{self.robot}", *(f"{w:g}" for w in self.weights)])
 
     def build(self, *, num_envs: int, device: torch.device, threads: int = 1) -> Robots:
         """A batch of robots. Args: threads: unused, the simulator steps one robot after the other.
@@ -94,6 +100,7 @@ class Robots:
             bounds = np.array(self.robot.bounds)
             self.model.actuator_ctrlrange[:] = np.stack([-bounds, bounds], -1)
         self._data = self._mj.MjData(self.model)
+        self._weights_K = torch.tensor(config.weights) if config.weights else None
         self._start_Q = self.model.qpos0.copy()
         self._step_s = self.robot.frame_skip * self.model.opt.timestep
         Q, V, A = self.model.nq, self.model.nv, self.model.nu
@@ -108,8 +115,8 @@ class Robots:
             state_size=O,
             action_spaces=(Box(low=tuple(low.tolist()), high=tuple(high.tolist())),),
             obs_slices={"robot": (seen,)},
-            reward="vector",
-            objectives=self.robot.objectives,
+            reward="team" if config.weights else "vector",
+            objectives=() if config.weights else self.robot.objectives,
             episode_limit=config.limit,
         )
         zeros_B = torch.zeros(num_envs, dtype=torch.int64)
@@ -125,7 +132,7 @@ class Robots:
         self.episode_B, self.t_B = torch.zeros_like(self.key_B), torch.zeros_like(self.key_B)
         self._begin(torch.ones_like(self.key_B, dtype=torch.bool))
         no_B = torch.zeros(self.num_envs, dtype=torch.bool)
-        return self._timestep(no_B, no_B, torch.zeros(self.num_envs, len(self.spec.objectives)))
+        return self._timestep(no_B, no_B, torch.zeros(self.num_envs, len(self.robot.objectives)))
 
     def _begin(self, where_B: Tensor) -> None:
         """Put robots at the start of their episodes."""
@@ -184,7 +191,11 @@ class Robots:
         return torch.cat(seen, -1).nan_to_num(0.0, 0.0, 0.0).float().to(self.device)
 
     def _timestep(self, terminated_B: Tensor, truncated_B: Tensor, reward_BK: Tensor) -> TimeStep:
-        state_BS = self._look()
+        state_BS, weights_K = self._look(), self._weights_K
+        if weights_K is not None:
+            paid = {"reward_B": (reward_BK * weights_K).sum(-1).to(self.device)}
+        else:
+            paid = {"reward_BK": reward_BK.to(self.device)}
         return TimeStep(
             obs_BNO=state_BS[:, None],
             state_BS=state_BS,
@@ -194,7 +205,7 @@ class Robots:
             present_BN=self._yes_BN,
             alive_BN=self._yes_BN,
             t_B=self.t_B.to(self.device),
-            reward_BK=reward_BK.to(self.device),
+            **paid,
         )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -5,11 +5,13 @@ or the episodes of a file (marl/datasets). They become this run's own memory, so
 other run no more.
 
 An agent may have a method ``examine(batches)``: it is called with all the data, oldest first, before the
-first update and after every `load_state_dict` of the loop, and must come to the same result each time.
+first update and after every `load_state_dict` of the loop, and must come to the same result each time. It
+returns the data's summary, which is then said.
 """
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +24,7 @@ from marl.datasets import d4morl, memory_of, minari
 from marl.errors import FieldError, require
 from marl.loops.base import Learner, Means, ReadSegment, Segments
 from marl.loops.off_policy import BatchConfig
+from marl.offline import describe, objectives_of
 from marl.records import Layout
 from marl.replay import Replay
 from marl.rng import Rng
@@ -111,7 +114,8 @@ class Offline:
         self._memory, self._all = memory, None
         examine = getattr(self.agent, "examine", None)
         if examine is not None:
-            examine(memory.scan())
+            for line in describe(examine(memory.scan()), objectives_of(self.env.spec)):
+                print(line, file=sys.stderr)
 
     def _batch(self) -> Batch:
         b = self.config.batch

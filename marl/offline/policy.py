@@ -28,6 +28,27 @@ _NEVER = -1e10  # logit of an unavailable action
 _LOG_STD = (-5.0, 2.0)  # released code
 
 
+def one_kind(spec: EnvSpec) -> None:
+    """Raise MarlError where a world's actions are of several kinds, or its Boxes of several sizes."""
+    kinds = {(type(s), len(s.low) if isinstance(s, Box) else 0) for s in spec.action_spaces}
+    if len(kinds) != 1:
+        raise MarlError(f"env={spec.name} mixes kinds of actions: learning from data needs one kind")
+
+
+def unit_box(spec: EnvSpec) -> tuple[Tensor, Tensor]:
+    """Middle and half width (N, A) of every agent's Box, which lead from [-1, 1] to its actions.
+
+    Raises:
+        MarlError: a Box is unbounded, or they differ in size.
+    """
+    one_kind(spec)
+    boxes = [space for space in spec.action_spaces if isinstance(space, Box)]
+    low_NA, high_NA = torch.tensor([b.low for b in boxes]), torch.tensor([b.high for b in boxes])
+    if not bool((low_NA.isfinite() & high_NA.isfinite()).all()):
+        raise MarlError(f"env={spec.name} has unbounded actions: learning from data needs finite Boxes")
+    return (low_NA + high_NA) / 2, (high_NA - low_NA) / 2
+
+
 class OfflinePolicy(nn.Module):
     """One policy network for all agents of a world.
 
@@ -53,9 +74,7 @@ class OfflinePolicy(nn.Module):
         generator: torch.Generator,
     ) -> None:
         super().__init__()
-        kinds = {(type(s), len(s.low) if isinstance(s, Box) else 0) for s in spec.action_spaces}
-        if len(kinds) != 1:
-            raise MarlError(f"env={spec.name} mixes kinds of actions: offline policies need one kind")
+        one_kind(spec)
         self.spec, N, A = spec, spec.n_agents, spec.n_actions
         self.ids = N > 1
         heads = [(A, 1.0)] if spec.discrete else [(A, 1.0), (A, 1e-3)]
@@ -69,12 +88,8 @@ class OfflinePolicy(nn.Module):
             generator=generator,
         )
         if not spec.discrete:
-            low_NA = torch.tensor([s.low for s in spec.action_spaces if isinstance(s, Box)])
-            high_NA = torch.tensor([s.high for s in spec.action_spaces if isinstance(s, Box)])
-            if not bool((low_NA.isfinite() & high_NA.isfinite()).all()):
-                raise MarlError(f"env={spec.name} has unbounded actions: offline policies need finite Boxes")
-            self.register_buffer("middle_NA", (low_NA + high_NA) / 2, persistent=False)
-            self.register_buffer("half_NA", (high_NA - low_NA) / 2, persistent=False)
+            for name, value in zip(("middle_NA", "half_NA"), unit_box(spec), strict=True):
+                self.register_buffer(name, value, persistent=False)
 
     def outputs(self, obs_BNO: Tensor) -> list[Tensor]:
         """Logits (B, N, A), or the Gaussian's mean and log deviation in units of the Box."""

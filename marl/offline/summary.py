@@ -9,13 +9,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError
+from marl.offline.reach import keys, reached
 from marl.offline.transitions import transitions
 from marl.types import Batch, EnvSpec
 
@@ -32,12 +33,29 @@ class Summary:
     return_EK: Tensor
     low_K: Tensor
     high_K: Tensor
-    rewarded_K: Tensor  # int64; transitions whose reward is above 0
+    rewarded_K: Tensor  # int64; transitions whose reward is above the objective's least
+    unreached_K: Tensor  # int64; episodes from whose first state the data lead to no such reward
     high_inside_K: Tensor  # largest reward of transitions that end no episode; -inf where all do
     obs_mean_O: Tensor
     obs_std_O: Tensor
     state_mean_S: Tensor
     state_std_S: Tensor
+
+
+def describe(summary: Summary, names: Sequence[str]) -> list[str]:
+    """A line for the data set and one per objective."""
+    s, E = summary, len(summary.return_EK)
+    out = [f"data: {E:,} episodes, {s.transitions:,} transitions"]
+    for k, name in enumerate(names):
+        low, high, mean = float(s.low_K[k]), float(s.high_K[k]), float(s.return_EK[:, k].mean())
+        line = (
+            f"objective {k} ({name}): rewards {low:.4g} to {high:.4g}, above the least in "
+            f"{int(s.rewarded_K[k]):,} transitions, mean return {mean:.4g}"
+        )
+        if s.unreached_K[k]:
+            line += f"; out of reach from the first states of {int(s.unreached_K[k]):,} episodes"
+        out.append(line)
+    return out
 
 
 class _Moments:
@@ -71,6 +89,7 @@ def summarise(data: Iterable[Batch]) -> Summary:
     rewards: list[Tensor] = []
     firsts: list[Tensor] = []
     ends: list[Tensor] = []
+    edges: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in data:
         t = transitions(batch)
         obs.add(t.obs_XNO.flatten(0, 1))
@@ -79,10 +98,11 @@ def summarise(data: Iterable[Batch]) -> Summary:
         rewards.append(t.reward_XK)
         firsts.append(t.first_X)
         ends.append(t.terminated_X | t.truncated_X)
+        edges.append((keys(t.state_XS), keys(t.next_state_XS), t.terminated_X))
     if not obs.count:
         raise MarlError("the data set holds no transition: give one with at least one episode")
-    reward_XK = torch.cat(rewards).double()
-    episode_X = torch.cat(firsts).cumsum(0) - 1
+    reward_XK, first_X = torch.cat(rewards).double(), torch.cat(firsts)
+    episode_X = first_X.cumsum(0) - 1
     E = int(episode_X[-1]) + 1
     return_EK = torch.zeros(E, reward_XK.shape[1], dtype=torch.float64, device=reward_XK.device)
     return_EK.index_add_(0, episode_X, reward_XK)
@@ -92,6 +112,8 @@ def summarise(data: Iterable[Batch]) -> Summary:
             raise MarlError(
                 f"the data set holds a {name} that is NaN or infinite: repair or drop its episode"
             )
+    rewarded_XK = reward_XK > reward_XK.amin(0)
+    key_X, next_key_X, terminated_X = (torch.cat(part) for part in zip(*edges, strict=True))
     return Summary(
         transitions=len(reward_XK),
         first_state_ES=torch.cat(starts),
@@ -99,7 +121,8 @@ def summarise(data: Iterable[Batch]) -> Summary:
         return_EK=return_EK.float(),
         low_K=reward_XK.amin(0).float(),
         high_K=reward_XK.amax(0).float(),
-        rewarded_K=(reward_XK > 0).sum(0),
+        rewarded_K=rewarded_XK.sum(0),
+        unreached_K=(~reached(key_X, next_key_X, rewarded_XK, terminated_X, first_X)).sum(0),
         high_inside_K=reward_XK.masked_fill(torch.cat(ends)[:, None], -torch.inf).amax(0).float(),
         obs_mean_O=obs_mean,
         obs_std_O=obs_std,

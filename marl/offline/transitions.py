@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from marl.types import Batch, EnvSpec
+from marl.types import Batch, EnvSpec, TimeStep
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +43,16 @@ def rewards_of(batch: Batch) -> Tensor:
         return batch.agent_reward_BTN
     assert batch.reward_BT is not None
     return batch.reward_BT[..., None]
+
+
+def earned(ts: TimeStep) -> Tensor:
+    """The same of a step (B, K)."""
+    if ts.reward_BK is not None:
+        return ts.reward_BK
+    if ts.agent_reward_BN is not None:
+        return ts.agent_reward_BN
+    assert ts.reward_B is not None
+    return ts.reward_B[:, None]
 
 
 def transitions(batch: Batch) -> Transitions:

@@ -47,6 +47,13 @@ def test_a_fair_team_learns_from_an_exported_data_set(
 
 def test_a_memory_is_exported_as_it_is(marl: Marl) -> None:
     marl.train("one", *HUNT)
+    words = ("export-dataset", "run=runs/one", "out=spoiled", "episodes=3")
+    shown = marl.run(*words, "random=0,0.5,1", "env.mode=cooperative")
+    assert "spoiled: 3 episodes" in shown
+    about = json.loads((marl.folder / "spoiled" / "data" / "metadata.json").read_text())["marl"]
+    assert (about["world"]["mode"], about["sources"][0]["random"]) == ("cooperative", [0, 0.5, 1])
+    said = marl.run(*words[:2], "out=other", "env.vision=1", code=2)
+    assert "it changes obs_size, which the team was trained with" in said
     shown = marl.run("export-dataset", "run=runs/one", "out=memory", "memory=true")
     assert "episodes" in shown
     again = marl.run("export-dataset", "run=runs/one", "out=memory", "memory=true", code=2)
@@ -56,4 +63,6 @@ def test_a_memory_is_exported_as_it_is(marl: Marl) -> None:
 def test_wrong_words_are_refused(marl: Marl) -> None:
     assert "out is missing: give out=" in marl.run("export-dataset", "run=runs/one", code=2)
     assert "speed is not a setting of marl export-dataset" in marl.run("export-dataset", "speed=3", code=2)
+    words = ("export-dataset", "run=a", "out=b")
+    assert "random='x'" in marl.run(*words, "random=0,x", code=2)
     assert "explore='2'" in marl.run("export-dataset", "run=a", "out=b", "explore=0,2", code=2)

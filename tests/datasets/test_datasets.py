@@ -8,10 +8,12 @@ import pytest
 import torch
 
 from marl.datasets import d4morl, episodes_of, memory_of, minari
+from marl.datasets.behaviour import Unsteady
 from marl.datasets.collect import play
 from marl.envs.momdp import Config as World
 from marl.envs.predator_prey import Config as Hunt
-from marl.errors import CorruptFileError, MarlError
+from marl.envs.predator_prey.continuous import Config as Chase
+from marl.errors import CorruptFileError, FieldError, MarlError
 from marl.rng import Rng
 from marl.rollout import Rollout
 from marl.types import Act, Box, EnvSpec
@@ -50,11 +52,11 @@ WORLDS = {"rooms": World(world="four_rooms", limit=30, goals=((2, 4), (4, 2))), 
 
 @pytest.mark.parametrize("name", WORLDS)
 def test_played_episodes_are_what_the_world_said(name):
-    """Beside the same steps, noted down one by one in the order in which episodes end."""
+    """Beside the same steps, noted down one by one; of every env as many: short ones don't crowd in."""
     spec, episodes = played(WORLDS[name])
     rollout = Rollout(WORLDS[name].build(num_envs=3, device=CPU), Dice(spec), Rng(0))
     running = [[(rollout.ts.state_BS[b].clone(), None, None)] for b in range(3)]
-    ended = []
+    ended, left = [], [3, 2, 2]
     while len(ended) < 7:
         act, _ = rollout.step(1.0)
         ts = rollout.ts
@@ -62,13 +64,65 @@ def test_played_episodes_are_what_the_world_said(name):
         for b in range(3):
             running[b].append((ts.final_state_BS[b].clone(), act.actions_BN[b].clone(), reward_BK[b].clone()))
             if ts.done_B[b]:
-                ended.append((running[b], bool(ts.terminated_B[b])))
+                if left[b]:
+                    ended.append((running[b], bool(ts.terminated_B[b])))
+                left[b] -= left[b] > 0
                 running[b] = [(ts.state_BS[b].clone(), None, None)]
-    for one, (rows, terminated) in zip(episodes, ended, strict=False):
+    for one, (rows, terminated) in zip(episodes, ended, strict=True):
         assert torch.equal(one.state_US, torch.stack([row[0] for row in rows]))
         assert torch.equal(one.actions_LN, torch.stack([row[1] for row in rows[1:]]))
         assert torch.equal(one.reward_LK, torch.stack([row[2] for row in rows[1:]]))
         assert one.terminated == terminated
+
+
+class Steady:
+    """Always the same action: 1, or 1.0 in every dimension."""
+
+    extras_spec = {}  # noqa: RUF012
+
+    def __init__(self, spec):
+        self.spec = spec
+
+    def initial_carry(self, rows):
+        return {}
+
+    def act(self, ts, carry, *, rng, explore, link=None):
+        shape = ts.avail_BNA.shape
+        own = torch.ones(shape[:2], dtype=torch.int64) if self.spec.discrete else torch.ones(shape)
+        return Act(actions_BN=own, carry=carry)
+
+
+def test_members_are_spoiled_as_often_as_asked():
+    spec = Hunt(limit=9).build(num_envs=1, device=CPU).spec
+    env = Hunt(limit=9).build(num_envs=4000, device=CPU)
+    ts = env.reset(Rng(0))
+    ts.avail_BNA = ts.avail_BNA.clone()
+    ts.avail_BNA[..., 2] = False
+    team = Unsteady(Steady(spec), spec, random=(0.0, 0.3, 1.0), scaled=0.0)
+    actions_BN = team.act(ts, {}, rng=Rng(0).stream("act", 4000), explore=0.0).actions_BN
+    other = (actions_BN != 1).float().mean(0)
+    rest = spec.n_actions - 2  # actions that are neither 1 nor unavailable
+    assert other[0] == 0
+    assert other[1:].tolist() == pytest.approx([0.3 * rest / (rest + 1), rest / (rest + 1)], abs=0.03)
+    assert not bool((actions_BN == 2).any())
+    with pytest.raises(FieldError, match="give one probability, or 3 of them"):
+        Unsteady(Steady(spec), spec, random=(0.1, 0.2), scaled=0.0)
+    with pytest.raises(FieldError, match=r"scaled=0\.5"):
+        Unsteady(Steady(spec), spec, random=(0.1,), scaled=0.5)
+
+
+def test_amateurs_scale_their_actions_inside_the_box():
+    hunt = Chase(n_agents=2, actions="continuous", limit=9)
+    env = hunt.build(num_envs=4000, device=CPU)
+    ts, spec = env.reset(Rng(0)), env.spec
+    team = Unsteady(Steady(spec), spec, random=(0.0,), scaled=0.65)
+    actions_BNA = team.act(ts, {}, rng=Rng(0).stream("act", 4000), explore=0.0).actions_BN
+    assert torch.equal(actions_BNA[..., 0], actions_BNA[..., 1])  # one factor per action
+    assert float(actions_BNA.max()) == 1.0  # cut at the Box
+    low = actions_BNA[..., 0][actions_BNA[..., 0] < 1]
+    assert 0.35 <= float(low.min()) < 0.37
+    # Half of the factors, uniform in [0.35, 1.65], are below 1.
+    assert len(low) / actions_BNA[..., 0].numel() == pytest.approx(0.65 / 2, abs=0.03)
 
 
 @pytest.mark.parametrize("name", WORLDS)

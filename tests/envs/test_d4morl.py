@@ -101,6 +101,22 @@ def test_a_batch_steps_resumes_and_does_not_depend_on_its_size(robot):
     assert many.render(0).shape == (360, 360, 3)
 
 
+def test_weights_make_one_reward_of_the_objectives():
+    pytest.importorskip("mujoco", reason="mujoco is in the extra morl")
+    vector, one = (
+        Config(robot="swimmer", weights=w).build(num_envs=2, device=CPU) for w in ((), (0.25, 2.0))
+    )
+    assert (vector.spec.reward, one.spec.reward, one.spec.objectives) == ("vector", "team", ())
+    assert one.spec.name == "d4morl_swimmer_0.25_2"
+    vector.reset(Rng(0))
+    assert one.reset(Rng(0)).reward_BK is None
+    for k in range(3):
+        actions = torch.full((2, 1, 2), 0.3 * k)
+        both, single = vector.step(actions), one.step(actions)
+        assert torch.equal(both.state_BS, single.state_BS)
+        assert torch.allclose(single.reward_B, 0.25 * both.reward_BK[:, 0] + 2 * both.reward_BK[:, 1])
+
+
 def test_without_mujoco_one_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mujoco", None)
     with pytest.raises(MarlError, match=r"pip install 'marl-suite\[morl\]'"):
@@ -112,3 +128,5 @@ def test_bad_settings_are_refused():
         Config(robot="cat")
     with pytest.raises(FieldError, match="limit=0"):
         Config(limit=0)
+    with pytest.raises(FieldError, match=r"weights=.* one number >= 0 for each of speed, height, or none"):
+        Config(weights=(1.0,))

@@ -60,13 +60,13 @@ def test_a_wrong_reward_is_one_sentence(fault, said):
 
 
 def test_one_reward_is_no_vector():
-    with pytest.raises(FieldError, match="its reward_space is None, .* use env=gymnasium for one reward"):
+    with pytest.raises(FieldError, match=r"its reward_space is None, .* use env=gymnasium for one reward"):
         build("camp:Single")
 
 
 def test_without_the_package_one_sentence_says_how_to_get_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "mo_gymnasium", None)
-    with pytest.raises(FieldError, match="MO-Gymnasium cannot be imported .*: install it with pip install"):
+    with pytest.raises(FieldError, match=r"MO-Gymnasium cannot be imported .*: install it with pip install"):
         build("deep-sea-treasure-v0")
 
 
