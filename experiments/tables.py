@@ -21,7 +21,6 @@ from marl.errors import MarlError
 from marl.files import write_atomic
 
 CLAIM_SEEDS = 5  # fewer are shown as a trial: house rule 15
-_BLOCK = re.compile(r"(<!-- study -->\n).*?(<!-- /study -->)", re.DOTALL)
 _SEED = 0  # of the bootstrap: the same table from the same files
 
 
@@ -151,9 +150,10 @@ def write_page(page: Path, runs: list[Run], paths: list[Path]) -> None:
     write_atomic(page, fill_block(page.read_text(), f"{table(runs)}\n{about}\n").encode())
 
 
-def fill_block(text: str, shown: str) -> str:
-    """The page with this between its study markers."""
-    return _BLOCK.sub(lambda m: f"{m[1]}\n{shown}\n{m[2]}", text)
+def fill_block(text: str, shown: str, name: str = "study") -> str:
+    """The page with this between the markers of this name."""
+    block = re.compile(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", re.DOTALL)
+    return block.sub(lambda m: f"{m[1]}\n{shown}\n{m[2]}", text)
 
 
 def success(*paths: Path) -> Derived:

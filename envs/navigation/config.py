@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from marl.config import QUIET
 from marl.errors import require
 
 if TYPE_CHECKING:
@@ -21,6 +22,9 @@ class Config:
     local_ratio: float = (
         0.5  # weight in [0, 1] of an agent's own collisions against the team's distance; MPE2
     )
+    # own: instead of MPE2's mixture an agent earns minus its distance to the nearest landmark, minus 1 for
+    # every agent that it touches: nothing of its reward is another's. CHOICE, for fairness within a team.
+    reward: Literal["own"] | None = field(default=None, metadata=QUIET)
     limit: int = 25  # steps after which an episode is cut off, >= 1; MPE2's max_cycles
     actions: Literal["discrete", "continuous"] = "discrete"  # 5 choices, or Box(0, 1, 5); MPE2
     terminate_on_success: bool = False  # an episode ends once every landmark is covered; MPE2
@@ -32,6 +36,7 @@ class Config:
         require(self.limit >= 1, "limit", self.limit, "give an integer >= 1")
         kinds = ("discrete", "continuous")
         require(self.actions in kinds, "actions", self.actions, "give discrete or continuous")
+        require(self.reward in (None, "own"), "reward", self.reward, "give own, or null for MPE2's")
         require(self.form in ("auto", "torch", "native"), "form", self.form, "give auto, torch or native")
 
     def build(self, *, num_envs: int, device: torch.device, threads: int = 1) -> Navigation:

@@ -148,6 +148,9 @@ class Navigation:
         else:
             ts.final_obs_BNO, ts.final_state_BS = final_BNO, final_BNO.view(self.num_envs, -1)
         ts.final_avail_BNA = ts.avail_BNA
+        if self.config.reward == "own":
+            after_BNO = torch.where(ts.done_B[:, None, None], ts.final_obs_BNO, ts.obs_BNO)
+            ts.agent_reward_BN = torch_form.own_reward(after_BNO)
         return ts
 
     def state_dict(self) -> dict[str, Tensor]:

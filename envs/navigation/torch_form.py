@@ -92,6 +92,15 @@ def judge(config: Config, pos_BN2: Tensor, landmark_BN2: Tensor) -> Outcome:
     )
 
 
+def own_reward(obs_BNO: Tensor) -> Tensor:
+    """Of the reward `own` (B, N), read off observations: - distance to the nearest landmark - contacts."""
+    N = obs_BNO.shape[1]
+    marks_BNM, others_BNM = obs_BNO[..., 4 : 4 + 2 * N], obs_BNO[..., 4 + 2 * N : 2 + 4 * N]
+    distance_BN = marks_BNM.unflatten(-1, (N, 2)).norm(dim=-1).amin(-1)
+    gap2_BNM = others_BNM.unflatten(-1, (N - 1, 2)).square().sum(-1)
+    return -distance_BN - (gap2_BNM < REACH * REACH).sum(-1)
+
+
 def look(pos_BN2: Tensor, vel_BN2: Tensor, landmark_BN2: Tensor) -> Tensor:
     """Observations (B, N, 6N): own velocity and position, landmarks and others relative to it, silence."""
     N, device = pos_BN2.shape[1], pos_BN2.device

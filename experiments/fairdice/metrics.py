@@ -21,6 +21,11 @@ def nash(returns_K: np.ndarray) -> np.ndarray:
         return np.log(np.maximum(returns_K, 0.0)).sum(-1)
 
 
+def scaled(return_EK: np.ndarray, length_E: np.ndarray, low_K: np.ndarray, high_K: np.ndarray) -> np.ndarray:
+    """Returns (E, K) as sums of rewards scaled to [0, 1] by a data set's least and largest reward."""
+    return (return_EK - length_E[:, None] * low_K) / (high_K - low_K)
+
+
 def read(path: Path) -> list[dict[str, str]]:
     """The rows of a raw file."""
     with path.open(newline="") as file:

@@ -52,6 +52,19 @@ def test_from_rest_under_a_push_to_the_right(build):
     assert all(abs(row[1]) < 1e-30 for row in seen)
 
 
+@pytest.mark.parametrize("limit", [1, 100])
+def test_own_rewards_by_hand(build, limit):
+    """Nearest landmarks 0.5, 0.3 and 1 away; the first two agents touch. At an episode's end too."""
+    marks = [[0.5, 0.0], [0.0, -1.0], [2.0, 3.0]]
+    env = place(started(build, limit=limit, reward="own"), [[0.0, 0.0], [0.2, 0.0], [2.0, 2.0]], marks)
+    ts = env.step(torch.zeros(2, 3, dtype=torch.int64))
+    assert bool(ts.truncated_B.all()) == (limit == 1)
+    assert torch.allclose(ts.agent_reward_BN, torch.tensor([-1.5, -1.3, -1.0]).expand(2, 3), atol=1e-6)
+    alone = started(build, n_agents=1, reward="own")
+    alone = place(alone, [[0.0, 0.0]], [[0.6, 0.8]])
+    assert alone.step(torch.zeros(2, 1, dtype=torch.int64)).agent_reward_BN.tolist() == [[-1.0], [-1.0]]
+
+
 @pytest.mark.parametrize(
     ("action", "way"),
     [(0, (0, 0)), (1, (-1, 0)), (2, (1, 0)), (3, (0, -1)), (4, (0, 1)), (5, (0, 0)), (-1, (0, 0))],

@@ -1,0 +1,183 @@
+"""What the studies of robots and teams share: train, write data sets, measure; all go on where they were.
+
+A measured run leaves one raw file that says all: its settings, what made it, and of every episode the length
+and the return of each objective (or agent). A run whose file is there is neither trained nor measured again,
+so that a study may be spread over machines and days.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from experiments.claims import ROOT
+from experiments.fairdice.metrics import scaled
+from marl import config, files, results, stats, study
+from marl.datasets import collect, minari
+from marl.evaluate import for_evaluation
+from marl.measure import load_agent, load_run
+from marl.offline import objectives_of
+from marl.rng import Rng
+from marl.study import Job
+
+HERE = ROOT / "experiments" / "fairdice"
+_BATCH = 64  # worlds at a time; CHOICE
+_DIGITS = 5  # decimals kept of a return
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cell:
+    """One measured run.
+
+    Args:
+        words: its settings as typed, by key.
+        return_EK, length_E: of its episodes, in the world's own units.
+    """
+
+    part: str
+    words: dict[str, str]
+    seed: int
+    objectives: tuple[str, ...]
+    return_EK: np.ndarray
+    length_E: np.ndarray
+    path: Path
+
+
+def train(
+    path: Path,
+    raw: Path,
+    words: Sequence[str] = (),
+    *,
+    only: str = "",
+    seeds: str = "",
+    before: Callable[[], object] = lambda: None,
+) -> list[Job]:
+    """Run those jobs of a study file that have no file in `raw`; returns all its jobs.
+
+    Args:
+        path: the study file.
+        raw: folder of the measured runs.
+        words: overrides of every run.
+        only: the name of a part; "": all.
+        seeds: other than the file's; "": its own.
+        before: called if there is anything to run.
+    """
+    whole = study.from_file(path, words, {"seeds": seeds} if seeds else {})
+    jobs = [job for job in whole.jobs if only in ("", job.part)]
+    left = [job for job in jobs if not raw_file(job, raw).is_file()]
+    if left:
+        before()
+        # Its table of greedy returns goes beside the run folders, not into the repository.
+        study.run(replace(whole, jobs=left, raw=False, folder=left[0].cfg.runs_dir))
+    return jobs
+
+
+def raw_file(job: Job, raw: Path) -> Path:
+    return raw / f"{job.cfg.run_id}.json"
+
+
+def measure(jobs: Sequence[Job], raw: Path, *, episodes: int, explore: float) -> None:
+    """Play every job's team and write its file, unless that is there.
+
+    Args:
+        explore: 0 for the mean of a Gaussian; 1 for the policy itself, which may have to mix.
+    """
+    torch.set_num_threads(1)
+    for job in jobs:
+        path = raw_file(job, raw)
+        if path.is_file():
+            continue
+        cfg, saved = load_run(job.cfg.folder)
+        env_config = for_evaluation(cfg.env)
+        env = env_config.build(num_envs=min(episodes, _BATCH), device=torch.device("cpu"), threads=1)
+        rng = Rng(cfg.seed, "measure")
+        played = collect.play(env, load_agent(cfg, saved), episodes=episodes, rng=rng, explore=explore)
+        columns = ["length", *objectives_of(env.spec)]
+        rows = [[e.length, *(round(float(v), _DIGITS) for v in e.reward_LK.double().sum(0))] for e in played]
+        _write(path, job, results.read(job.cfg.folder), {"explore": explore, "columns": columns}, rows)
+        print(f"{path.relative_to(ROOT)}: {episodes} episodes", flush=True)
+
+
+def _write(path: Path, job: Job, out: dict[str, Any], extra: dict[str, Any], rows: list[list[float]]) -> None:
+    kept = ("run_id", "config_hash", "steps", "wall_s", "threads", "versions", "git", "hardware", "date")
+    words = [w for w in job.overrides if not w.startswith("runs_dir=")]
+    about = {"part": job.part, "seed": job.cfg.seed, "overrides": words}
+    head = json.dumps(about | {name: out[name] for name in kept} | extra, allow_nan=False, indent=1)[:-2]
+    body = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    files.make_folder(path.parent)
+    files.write_atomic(path, f'{head},\n "episodes": [\n{body}\n ]\n}}\n'.encode())
+
+
+def read(paths: Sequence[Path]) -> list[Cell]:
+    """Measured runs from their files."""
+    return [_cell(path) for path in paths]
+
+
+def _cell(path: Path) -> Cell:
+    data = json.loads(path.read_text())
+    table = np.array(data["episodes"], dtype=float)
+    return Cell(
+        part=data["part"],
+        words=dict(word.split("=", 1) for word in data["overrides"]),
+        seed=data["seed"],
+        objectives=tuple(data["columns"][1:]),
+        return_EK=table[:, 1:],
+        length_E=table[:, 0],
+        path=path,
+    )
+
+
+def export(runs: Sequence[Path], out: Path, raw: Path, **settings: Any) -> dict[str, Any]:
+    """`marl export-dataset` unless the data set is there, and its row in <raw>/<name>.json.
+
+    Returns:
+        That row: provenance, and the limits of the rewards by which returns are scaled.
+    """
+    path = raw / f"{out.name}.json"
+    if not minari.is_dataset(out):
+        collect.export(runs, out, **settings)
+    if not path.is_file():
+        files.make_folder(raw)
+        files.write_json(path, _described(out))
+    row: dict[str, Any] = json.loads(path.read_text())
+    return row
+
+
+def _described(data: Path) -> dict[str, Any]:
+    said = minari.about(data)["marl"]
+    env = config.make(said["world"]).build(num_envs=1, device=torch.device("cpu"), threads=1)
+    episodes = list(minari.read(data, env.spec))
+    reward_XK = torch.cat([episode.reward_LK for episode in episodes])
+    low_K, high_K = reward_XK.amin(0).numpy(), reward_XK.amax(0).numpy()
+    return_EK = np.array([episode.reward_LK.double().sum(0).tolist() for episode in episodes])
+    length_E = np.array([episode.length for episode in episodes])
+    return {
+        **{name: said[name] for name in ("rewards", "world", "sources", "versions", "git")},
+        "episodes": len(episodes),
+        "steps": len(reward_XK),
+        "low": low_K.tolist(),
+        "high": high_K.tolist(),
+        "mean_return": return_EK.mean(0).tolist(),
+        "mean_scaled": scaled(return_EK, length_E, low_K, high_K).mean(0).tolist(),
+    }
+
+
+def mean(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+    """Mean over seeds with its 95 % bootstrap interval."""
+    return stats.interval(np.array(values), stats.mean, rng=np.random.default_rng(0)).numbers()
+
+
+def shown(values: Sequence[float], form: str = ".3f") -> str:
+    """The same as a table's cell; infinite values are counted, not averaged."""
+    finite = [v for v in values if np.isfinite(v)]
+    if not finite:
+        return "-inf in all"
+    value, low, high = mean(finite)
+    out = format(value, form) if low is None else f"{value:{form}} [{low:{form}}, {high:{form}}]"
+    return out + (f" and {len(values) - len(finite)} infinite" if len(finite) < len(values) else "")

@@ -1,0 +1,1 @@
+"""Fair teams from a fixed data set: the agents are the objectives."""
