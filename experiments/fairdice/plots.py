@@ -49,7 +49,8 @@ def rooms() -> None:
 
 def random() -> None:
     """A panel per measure over beta, a line per alpha: mean with its interval over processes."""
-    rows = read(HERE / "raw" / "random.csv")
+    files = sorted((HERE / "raw" / "random").glob("*.csv"))
+    rows = [row for path in files for row in read(path) if row["solver"] != "refused"]
     alphas, betas = (sorted({float(row[name]) for row in rows}) for name in ("alpha", "beta"))
     figure, axes = plots.canvas(len(_MEASURES), "Random processes: exact policies in the true process")
     for ax, (title, measure) in zip(axes, _MEASURES.items(), strict=False):
@@ -72,7 +73,7 @@ def random() -> None:
 
 def main() -> None:
     rooms()
-    if (HERE / "raw" / "random.csv").is_file():
+    if (HERE / "raw" / "random").is_dir():
         random()
 
 

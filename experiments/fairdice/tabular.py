@@ -1,20 +1,22 @@
 """FairDICE on finite worlds, solved exactly; and the learner against that.
 
     python -m experiments.fairdice.tabular rooms      four rooms, 100 generated data sets
-    python -m experiments.fairdice.tabular random     random processes over alpha x beta, 1,000 of them
+    python -m experiments.fairdice.tabular random     1,000 random processes over alpha x beta; resumable
     python -m experiments.fairdice.tabular learner    the learner against the exact optimum, 10 random
     processes
 
 Every policy is solved on the process estimated from its data set and measured in the true one: returns are
-discounted sums. Each command writes experiments/fairdice/raw/<name>.csv, one row per data set and policy,
-and the claims that follow from it.
+discounted sums. Each command writes experiments/fairdice/raw/<name>.csv, or a file per stack of processes in
+raw/random, one row per data set and policy, and the claims that follow.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-from collections.abc import Callable, Iterable
+import io
+import time
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,31 +26,29 @@ from torch import Tensor
 
 from experiments.claims import ROOT, Derived, write_claim
 from experiments.fairdice.metrics import jain, nash, read
+from experiments.fairdice.random_processes import solved, stack_files
 from marl import momdp, stats
 from marl.agents.fairdice.tabular import Problem, Solution, conic, newton
 from marl.agents.fairdice.welfare import AlphaFair
 from marl.envs.momdp import Config as World
 from marl.errors import MarlError
+from marl.files import write_atomic
 
 RAW = ROOT / "experiments" / "fairdice" / "raw"
-GAMMA = 0.95  # of the random processes, paper; of the rooms, for which it states none, CHOICE
-ALPHAS = (0.0, 0.5, 1.0, 1.25)  # paper
-BETAS = (1e-4, 5e-4, 1e-3, 5e-3, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 10.0, 50.0, 100.0)  # paper
-STACK = 50  # random processes solved at once; CHOICE, fits the cache's next level
+GAMMA = 0.95  # CHOICE: of the rooms, for which the paper states none; that of its random processes
 
 
-def _write(name: str, rows: Iterable[dict[str, Any]]) -> Path:
-    """A raw file of rows with equal keys."""
-    RAW.mkdir(parents=True, exist_ok=True)
-    path, writer = RAW / f"{name}.csv", None
-    with path.open("w", newline="") as file:
-        for row in rows:
-            if writer is None:
-                writer = csv.DictWriter(file, row, lineterminator="\n")
-                writer.writeheader()
-            writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+def _write(path: Path, rows: Iterable[dict[str, Any]]) -> None:
+    """A raw file of rows with equal keys, whole or not at all."""
+    text, writer = io.StringIO(), None
+    for row in rows:
+        if writer is None:
+            writer = csv.DictWriter(text, row, lineterminator="\n")
+            writer.writeheader()
+        writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_atomic(path, text.getvalue().encode())
     print(path)
-    return path
 
 
 def _measured(returns_K: Tensor, gamma: float) -> dict[str, float]:
@@ -125,63 +125,20 @@ def rooms_nash_gain(path: Path) -> Derived:
 # Random processes
 
 
-def random(count: int, checked: int) -> Iterable[dict[str, Any]]:
-    """Every alpha and beta on `count` random processes; the first `checked` also by the conic solver.
-
-    100 trajectories of 50 steps of a policy half-way between the uniform and the optimal one, soft-chi2. The
-    processes are solved in stacks, from the largest beta to the smallest, each starting where the last ended.
-    """
-    for first in range(0, count, STACK):
-        seeds = range(first, min(first + STACK, count))
-        tables = [World(model=seed).tables() for seed in seeds]
-        found = [_data(seed, one) for seed, one in zip(seeds, tables, strict=True)]
-        model, data_SA = momdp.stack([m for m, _ in found]), torch.stack([d for _, d in found])
-        true = momdp.stack([one.model for one in tables])
-        for alpha in ALPHAS:
-            start: Solution | None = None
-            for beta in sorted(BETAS, reverse=True):
-                problem = Problem(
-                    model=model,
-                    data_SA=data_SA,
-                    gamma=GAMMA,
-                    welfare=AlphaFair(alpha),
-                    divergence="soft_chi2",
-                    beta=beta,
-                )
-                start = newton(problem, start)
-                J_RK = momdp.returns(true, momdp.occupancy(true, start.policy_SA, GAMMA))
-                for i, seed in enumerate(seeds):
-                    row = {"seed": seed, "alpha": alpha, "beta": beta, **_measured(J_RK[i], GAMMA)}
-                    gap = (
-                        _conic_gap(problem, start, i) if seed < checked and beta in (1e-3, 0.1, 10.0) else ""
-                    )
-                    yield row | {"conic_gap": gap}
+def random(count: int, checked: int) -> None:
+    """Solve the stacks that have no raw file yet."""
+    for path, seeds in stack_files(RAW / "random", count):
+        if not path.is_file():
+            started = time.process_time()
+            _write(path, solved(seeds, checked))
+            print(f"  {time.process_time() - started:.0f} s of a core", flush=True)
 
 
-def _data(seed: int, tables: Any) -> tuple[Any, Tensor]:
-    policy_SA = momdp.behaviour(tables.model, "halfway", gamma=GAMMA)
-    rng = torch.Generator().manual_seed(seed)
-    data = momdp.play(tables.model, tables.arrive_SK, policy_SA, episodes=100, limit=50, rng=rng)
-    return momdp.estimate(data, 50, 4)
-
-
-def _conic_gap(problem: Problem, found: Solution, i: int) -> float:
-    """|primal of the conic solver - primal of Newton's|, of one problem of the stack."""
-    m = problem.model
-    one = momdp.Momdp(
-        start_S=m.start_S[i],
-        next_SAS=m.next_SAS[i],
-        reward_SAK=m.reward_SAK[i],
-        terminal_S=m.terminal_S[i],
-    )
-    single = Problem(**(vars(problem) | {"model": one, "data_SA": problem.data_SA[i]}))
-    return abs(float(conic(single).primal) - float(found.primal[i]))
-
-
-def conic_gap(path: Path) -> Derived:
-    """Largest difference between the two solvers' optima; the bounds are the extremes."""
-    gaps = np.array([float(row["conic_gap"]) for row in read(path) if row["conic_gap"]])
-    return float(gaps.max()), float(gaps.min()), float(gaps.max()), len(gaps)
+def conic_gap(*paths: Path) -> Derived:
+    """Largest difference between the two solvers' optima; the bounds are the extremes, n the processes."""
+    rows = [row for path in paths for row in read(path) if row["gap"]]
+    gaps = np.array([float(row["gap"]) for row in rows])
+    return float(gaps.max()), float(gaps.min()), float(gaps.max()), len({row["seed"] for row in rows})
 
 
 # The learner
@@ -202,13 +159,15 @@ def oracle_gap(path: Path) -> Derived:
     return _mean(np.abs(np.array([float(row["learned"]) for row in rows]) - exact) / np.abs(exact))
 
 
-def _claim(id: str, test: str, function: str, name: str, note: str, unit: str = "1") -> None:
+def _claim(
+    id: str, test: str, function: str, name: str, note: str, unit: str = "1", paths: Sequence[Path] = ()
+) -> None:
     write_claim(
         id=f"fairdice.{id}",
         unit=unit,
         test=test,
         derive_with=f"experiments.fairdice.tabular:{function}",
-        raw=[f"experiments/fairdice/raw/{name}.csv"],
+        raw=[str(path.relative_to(ROOT)) for path in paths or [RAW / f"{name}.csv"]],
         command=f"python -m experiments.fairdice.tabular {name}",
         note=note,
     )
@@ -225,7 +184,7 @@ def main() -> None:
     torch.set_num_threads(1)
     if given.part == "rooms":
         if not given.claims:
-            _write("rooms", rooms(given.count or 100))
+            _write(RAW / "rooms.csv", rooms(given.count or 100))
         note = (
             "mean over data sets of 300 uniform trajectories of 100 steps, gamma 0.95, layout of "
             "docs/momdp.md; data sets that never see a goal are refused: n says how many of 100 remain"
@@ -238,12 +197,13 @@ def main() -> None:
     elif given.part == "random":
         count = given.count or 1000
         if not given.claims:
-            _write("random", random(count, checked=min(count, 200)))
+            random(count, checked=min(count, 200))
+        paths = [path for path, _ in stack_files(RAW / "random", count)]
         note = "largest difference of the optimal values found by Newton's steps and by cvxpy with CLARABEL"
-        _claim("newton_minus_conic", "high <= 1e-4", "conic_gap", "random", note)
+        _claim("newton_minus_conic", "high <= 1e-4", "conic_gap", "random", note, paths=paths)
     else:
         if not given.claims:
-            _write("learner", learner(given.count or 10))
+            _write(RAW / "learner.csv", learner(given.count or 10))
         note = (
             "Nash welfare of the learned policy against the exact optimum, in the process estimated "
             "from the data; full batches, advantages averaged over equal states and actions (advantage=mean)"
