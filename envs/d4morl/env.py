@@ -192,10 +192,6 @@ class Robots:
 
     def _timestep(self, terminated_B: Tensor, truncated_B: Tensor, reward_BK: Tensor) -> TimeStep:
         state_BS, weights_K = self._look(), self._weights_K
-        if weights_K is not None:
-            paid = {"reward_B": (reward_BK * weights_K).sum(-1).to(self.device)}
-        else:
-            paid = {"reward_BK": reward_BK.to(self.device)}
         return TimeStep(
             obs_BNO=state_BS[:, None],
             state_BS=state_BS,
@@ -205,7 +201,8 @@ class Robots:
             present_BN=self._yes_BN,
             alive_BN=self._yes_BN,
             t_B=self.t_B.to(self.device),
-            **paid,
+            reward_B=None if weights_K is None else (reward_BK * weights_K).sum(-1).to(self.device),
+            reward_BK=reward_BK.to(self.device) if weights_K is None else None,
         )
 
     def state_dict(self) -> dict[str, Tensor]:

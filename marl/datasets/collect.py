@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -119,12 +119,13 @@ def export(
             raise FieldError(
                 "episodes", episodes, f"there are {len(pairs)} sources; give one episode for each"
             )
-        how = {"random": list(random), "scaled": scaled, "seed": seed}
+        how: dict[str, Any] = {"random": list(random), "scaled": scaled, "seed": seed}
         sources = [_source(*run, kind="play", explore=degree, **how) for run, degree in pairs]
 
         def spoiled(agent: Agent) -> Agent:
             steady = not any(random) and not scaled
-            return agent if steady else Unsteady(agent, env.spec, random=random, scaled=scaled)
+            # It does nothing but act, which is all that is asked of it here.
+            return agent if steady else cast(Agent, Unsteady(agent, env.spec, random=random, scaled=scaled))
 
         rows = _play_all(pairs, env_config, episodes, seed, spoiled)
     about = {

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -155,7 +156,7 @@ def pareto() -> None:
         for i, (name, cells) in enumerate(groups.items()):
             points = np.array([scaled_returns(cell).mean(0) for cell in cells])
             if len(points):
-                style = {"color": plots.COLOURS[i % 7], "markersize": 4, "alpha": 0.75}
+                style: dict[str, Any] = {"color": plots.COLOURS[i % 7], "markersize": 4, "alpha": 0.75}
                 ax.plot(*points.T[:2], plots.MARKERS[i % 7], label=name, **style)
         first, second = next(iter(methods(robot).values()))[0].objectives[:2]
         ax.set_xlabel(first, fontsize=9)
@@ -177,7 +178,7 @@ def swept() -> None:
             point = float(cell.words["agent.beta"]), welfare(cell)
             by.setdefault(cell.words["agent.penalty"], []).append(point)
         for i, (penalty, points) in enumerate(sorted(by.items())):
-            style = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "markersize": 4}
+            style: dict[str, Any] = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "markersize": 4}
             ax.plot(*np.array(sorted(points)).T, label=f"penalty {penalty}", **style)
         ax.set_xscale("log")
         ax.set_xlabel("beta", fontsize=9)
