@@ -19,7 +19,8 @@ from typing import Any
 from marl.config import RunConfig, load, unknown
 from marl.errors import FieldError, MarlError, UnknownSettingError
 
-GROUPS = ("env", "agent", "loop", "settings", "logger", "channel", "sparsity")  # folders of marl/conf
+_OF_AGENT = ("sparsity", "defence")  # groups whose file goes into the agent
+GROUPS = ("env", "agent", "loop", "settings", "logger", "channel", *_OF_AGENT)  # folders of marl/conf
 _LITERAL = ("run_id", "runs_dir")  # text taken as it stands
 _SHORT = {  # words that stand for longer ones
     "groups": "agent.sparsity.groups",
@@ -48,16 +49,26 @@ def compose(overrides: Sequence[str]) -> RunConfig:
                 f"{key} has several values: add -m to run one after the other, or quote the value"
             )
     node = _compose(words)
-    sparsity = (node.get("agent") or {}).get("sparsity")
-    if isinstance(sparsity, Mapping) and "_target_" not in sparsity:
-        kinds = ", ".join(name for name in options("sparsity") if name != "none")
-        settings = ", ".join(f"agent.sparsity.{name}" for name in sparsity)
-        raise MarlError(f"{settings}: say what kind of sparsity it is for, sparsity=<one of {kinds}>")
+    for group in _OF_AGENT:
+        _refuse_without_kind(group, node)
     try:
         return load(node | literal, trust=dict.fromkeys((*trusted(node), *_typed(words))))
     except UnknownSettingError as error:
+        if error.setting == "agent.defence":
+            kind = node["agent"]["defence"]["_target_"].rpartition(".")[2]
+            fix = "it is for the teams that our own online learners train, this agent is none; leave it out"
+            raise FieldError("defence", re.sub(r"\B(?=[A-Z])", "_", kind).lower(), fix) from error
         _blame_settings(error, words)
         raise
+
+
+def _refuse_without_kind(group: str, node: Mapping[str, Any]) -> None:
+    """Settings of a part of the agent that nobody chose."""
+    part = (node.get("agent") or {}).get(group)
+    if isinstance(part, Mapping) and "_target_" not in part:
+        kinds = ", ".join(name for name in options(group) if name != "none")
+        settings = ", ".join(f"agent.{group}.{name}" for name in part)
+        raise MarlError(f"{settings}: say what kind of {group} it is for, {group}=<one of {kinds}>")
 
 
 def _blame_settings(error: UnknownSettingError, words: Sequence[str]) -> None:
@@ -204,6 +215,8 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
         key, equals, value = override.partition("=")
         key = _SHORT.get(key, key)
         name = key.lstrip("+~")
+        if name == key and "." in name and name.partition(".")[0] in _OF_AGENT:
+            key = name = f"agent.{name}"
         if not equals and not key.startswith("~"):
             raise MarlError(f"{override!r} is not a setting: write name=value")
         if name in _LITERAL:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from marl.channel import PerfectLink
-from marl.rng import Rng
+from marl.rng import Rng, Stream
 from marl.types import Act, Agent, Env, EnvSpec, TimeStep
 
 
@@ -114,7 +114,7 @@ class Rollout:
         """
         stream = self._stream.fold(self.ts.t_B)
         self.link.begin(stream)
-        act = self.agent.act(self.ts, self.carry, rng=stream, explore=explore, link=self.link)
+        act = self._decide(stream, explore)
         self.ts, self.carry = self.env.step(act.actions_BN), act.carry
         finished = self.tally.add(self.ts)
         if finished is not None:
@@ -124,6 +124,10 @@ class Rollout:
             self._stream = self._run_stream.fold(self.episode_B)
             self.carry = self._reset_rows(done_B)
         return act, finished
+
+    def _decide(self, stream: Stream, explore: float) -> Act:
+        """What is done at this step. Args: stream: of the step."""
+        return self.agent.act(self.ts, self.carry, rng=stream, explore=explore, link=self.link)
 
     def _reset_rows(self, done_B: Tensor) -> dict[str, Tensor]:
         """The carry with rows of finished episodes as before a first step.

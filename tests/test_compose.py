@@ -83,6 +83,7 @@ def test_every_option_of_every_group_composes() -> None:
     offline = ("offline", "transitions", "episodes", "fairdice", "bc", "decision_transformer")
     doors = ("pettingzoo", "gymnasium", "mo_gymnasium")
     needed = dict.fromkeys(doors, target) | dict.fromkeys(offline, data)
+    needed |= {name: ["agent=ac"] for name in ("ablation", "message_dropout")}
     for group in compose.GROUPS:
         for name in compose.options(group):
             compose.compose([f"{group}={name}", *needed.get(name, [])])

@@ -47,9 +47,9 @@ class SchedQ(RecurrentQ):
         """
         return self.encoder(torch.cat([x, received.flatten(-2), average[..., None]], -1), relu=True)
 
-    def values(self, e_BTNH: Tensor, start_BT: Tensor) -> Tensor:
-        """Q-values of whole sequences. Args: e_BTNH: of `hear`."""
-        return self.head(self.core(e_BTNH, start_BT))
+    def states_of(self, e_BTNH: Tensor, start_BT: Tensor) -> Tensor:
+        """States of whole sequences, of which values are `head`. Args: e_BTNH: of `hear`."""
+        return self.core(e_BTNH, start_BT)
 
     def values_step(self, e_BNH: Tensor, h_BNH: Tensor) -> tuple[Tensor, Tensor]:
         """Q-values of one entry, and the state after it."""

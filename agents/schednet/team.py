@@ -15,6 +15,7 @@ from marl.errors import MarlError
 from marl.nets import FlatParameters, Optimiser, load_tensors, tensors_of, undone_if_not_finite
 from marl.returns import nstep_returns
 from marl.rng import Rng, Stream
+from marl.robust.messages import defended, message_defence
 from marl.sparse.export.policy import Policy
 from marl.talk.team import NO_EXPORT, all_to_all
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
@@ -44,6 +45,7 @@ class SchedNet(QTeam):
             "average": FieldSpec(shape=(N,), dtype=torch.float32),
         }
         super().__init__(spec, config, config.make_mixer(spec), rng=rng, device=device)
+        self.message_defence = message_defence(config.defence, spec, rng=rng, device=device)
         generator = rng.torch("schedule")
         self.generator = WeightGenerator(spec, config, generator).to(device)
         self.critic = Critic(spec, config, generator).to(device)
@@ -74,6 +76,7 @@ class SchedNet(QTeam):
         return super().initial_carry(rows) | {"average_BN": average_BN}
 
     @torch.no_grad()
+    @defended
     def act(
         self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
     ) -> Act:
@@ -186,7 +189,8 @@ class SchedNet(QTeam):
         heard_BTNN = delivered_BTNN | _own(scheduled_BTN)
         received_BTNNL = torch.where(heard_BTNN[..., None], net.say(x_BTNI)[:, :, None], 0.0)
         e_BTNH = net.hear(x_BTNI, received_BTNNL, self._averages(batch))
-        return Look(q_BTNA=net.values(e_BTNH, batch.start_BT))
+        h_BTNH = net.states_of(e_BTNH, batch.start_BT)
+        return Look(q_BTNA=net.head(h_BTNH), features_BTNH=h_BTNH)
 
     # Persistence
 

@@ -29,6 +29,7 @@ class Aggregate(Protocol):
     """A module: what is said, and what is made of it."""
 
     size: int  # features of m_i
+    sums: bool  # m_i grows with what is heard; else it is a mean over whoever is heard
 
     def message(self, h_BNH: Tensor) -> Tensor:
         """What every agent would send, (B, N, M)."""
@@ -68,6 +69,8 @@ class Mean(nn.Module):
     Args: hidden: H.
     """
 
+    sums = True  # the divisor does not depend on who is heard
+
     def __init__(self, hidden: int) -> None:
         super().__init__()
         self.size = hidden
@@ -105,6 +108,8 @@ class Attention(nn.Module):
         value: features of values.
         generator: source of the initial weights.
     """
+
+    sums = False
 
     def __init__(self, hidden: int, *, signature: int, value: int, generator: torch.Generator) -> None:
         super().__init__()

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from marl.config import QUIET
 from marl.errors import require
+from marl.robust.config import Defence, check
 from marl.sparse.config import Layers
 
 # What None stands for. reinforce: released code of IC3Net. ppo: CHOICE, as marl/policy but for the
@@ -70,6 +71,7 @@ class CommConfig:
 
     # Which layers are sparse, and how: a dataclass of marl.sparse; None: none is
     sparsity: Layers | None = field(default=None, metadata=QUIET)
+    defence: Defence | None = field(default=None, metadata=QUIET)  # of marl.robust.config; None: none is
 
     # PPO's own, refused elsewhere; marl/policy/config.py
     clip: float = 0.2  # of the probability ratio and of the value's change, > 0
@@ -86,6 +88,7 @@ class CommConfig:
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
         for name in ("learning_rate_decay", "entropy_decay"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give an integer >= 0")
+        check(self.defence, talks=self.messages)
         require(self.chunk >= 0, "chunk", self.chunk, "give an integer >= 1, or 0 for the whole rollout")
         chosen = self.chosen
         for name in ("gamma", "trace"):

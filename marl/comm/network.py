@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from marl.comm.aggregate import Aggregate
 from marl.nets import linear
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class TalkingNetwork(nn.Module):
         central: without a head for the value; `joint_value` gives it.
     """
 
+    aggregate: Aggregate  # what is said, and what is made of it
     heads: nn.Module  # made by `_make_heads`, the last part of a form's `__init__`
 
     states: tuple[str, ...]  # what one step leaves for the next: names of State, or none

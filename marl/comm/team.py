@@ -27,13 +27,18 @@ from marl.comm.config import CommConfig
 from marl.comm.losses import departures, own_returns, reinforce_loss
 from marl.comm.network import Outputs, State, TalkingNetwork
 from marl.errors import MarlError
+from marl.masks import masked_mean
 from marl.nets import Optimiser, kernels, linear_decay, load_tensors, tensors_of, undone_if_not_finite
 from marl.policy.chunks import cut, minibatches, states_before
 from marl.policy.heads import sample
-from marl.policy.losses import entropy, masked_mean, policy_loss, value_loss
+from marl.policy.losses import entropy, policy_loss, value_loss
 from marl.policy.normalise import ValueNorm
 from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
+from marl.robust.extras import FORCED, extra_fields
+from marl.robust.losses import categorical_kl
+from marl.robust.messages import defended, message_defence, refuse_export
+from marl.robust.regularise import View, regulariser
 from marl.sparse import sparsify
 from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
@@ -76,6 +81,8 @@ class CommTeam:
             raise MarlError(f"env={spec.name} has a vector reward: this team needs a scalar one")
         self.spec, self.config, self.gated, self.device = spec, config, gated, device
         self.chosen, self.updates, self.steps = config.chosen, 0, 0  # steps: team steps learned from
+        self.defence = config.defence
+        self.regulariser = regulariser(config.defence, spec, device)
         self.network = make_network(rng.torch("init")).to(device)
         self.pruner = sparsify(self.network, config.sparsity, rng)
         self.pruners = {} if self.pruner is None else {"": self.pruner}
@@ -97,6 +104,9 @@ class CommTeam:
         }
         if gated:
             self.extras_spec["gate"] = FieldSpec(shape=(N,), dtype=torch.bool)
+        self.extras_spec |= extra_fields(config.defence, spec, values=False)
+        sums = self.network.aggregate.sums
+        self.message_defence = message_defence(config.defence, spec, rng=rng, device=device, sums=sums)
 
     # Acting
 
@@ -109,6 +119,7 @@ class CommTeam:
         return carry
 
     @torch.no_grad()
+    @defended
     def act(
         self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
     ) -> Act:
@@ -134,6 +145,7 @@ class CommTeam:
 
     def export(self) -> Policy:
         """What `marl export` writes: acting alone, every message delivered, with masks resolved."""
+        refuse_export(self.message_defence)
         return export.policy(self.spec, self.network, messages=self.config.messages)
 
     def _listen(self, ts: TimeStep, carry: Carry, link: Link) -> tuple[State, list[Tensor], Carry]:
@@ -177,9 +189,13 @@ class CommTeam:
                 self.pruner.observe(batch.mean_reward())
             chunks = self._chunks(batch)
             for epoch in range(c.epochs if ppo else 1):
-                order_X = rng.fold(epoch).bits(len(chunks["live"]))[0].argsort()
-                for part in minibatches(chunks, order_X, c.minibatches) if ppo else [chunks]:
-                    for name, value in (self._ppo(part) if ppo else self._reinforce(part)).items():
+                stream = rng.fold(epoch)
+                order_X = stream.bits(len(chunks["live"]))[0].argsort()
+                parts = minibatches(chunks, order_X, c.minibatches) if ppo else [chunks]
+                for i, part in enumerate(parts):
+                    part_rng = stream if self.regulariser is None else stream.fold("defence", i)
+                    learned = self._ppo(part, part_rng) if ppo else self._reinforce(part, part_rng)
+                    for name, value in learned.items():
                         sums[name] = sums.get(name, torch.zeros((), device=self.device)) + value.detach()
                     steps += 1
         self.updates, self.steps = self.updates + 1, self.steps + int(batch.filled_BT.sum())
@@ -197,6 +213,8 @@ class CommTeam:
         states = net(e_BTNH, batch.start_BT, batch.alive_BTN, delivered_BTRNN, tuple(first.values()))
         out = net.outputs(states[0])
         live_BTN = batch.alive_BTN & batch.filled_BT[..., None]
+        if FORCED in batch.extras:  # decisions that were not the agent's own teach it nothing
+            live_BTN = live_BTN & ~batch.extras[FORCED]
         per_entry = {
             "obs": batch.obs_BTNO,
             "start": batch.start_BT,
@@ -260,12 +278,31 @@ class CommTeam:
             reward_BT[..., None].expand_as(value_BTN), value_BTN, ended_BT, batch.filled_BT, **rest
         )
 
-    def _look(self, x: dict[str, Tensor]) -> tuple[Outputs, Tensor]:
-        """Heads and values of chunks, differentiable."""
-        e, state = self.network.encode(x["obs"]), tuple(x[name] for name in self.network.states)
+    def _look(self, obs: Tensor, x: dict[str, Tensor]) -> tuple[Outputs, Tensor]:
+        """Heads and states of chunks in which this was observed, differentiable."""
+        e, state = self.network.encode(obs), tuple(x[name] for name in self.network.states)
         h = self.network(e, x["start"], x["alive"], x["delivered"], state)[0]
-        out = self.network.outputs(h)
-        return out, self._value(out, h, x)
+        return self.network.outputs(h), h
+
+    def _robust_loss(self, x: dict[str, Tensor], out: Outputs, h: Tensor, rng: Stream) -> dict[str, Tensor]:
+        """The defence's term by its name, if there is one. CHOICE: of actions alone, not of gates."""
+        if self.regulariser is None:
+            return {}
+
+        def view(obs: Tensor) -> View:
+            other, state = self._look(obs, x)
+            return View(other.logits, state)
+
+        term = self.regulariser.term(
+            view,
+            x["obs"],
+            View(out.logits, h),
+            distance=lambda clean, other: categorical_kl(clean, other, x["avail"]),
+            decision=out.logits.masked_fill(~x["avail"], _NEVER).argmax(-1),
+            mask=x["live"],
+            rng=rng,
+        )
+        return {self.regulariser.name: term}
 
     def _log_prob(self, out: Outputs, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """log pi of the stored action and gate together, and the policy's entropy; (..., N)."""
@@ -276,33 +313,40 @@ class CommTeam:
             taken, spread = taken + _taken(gates, x["gate"].long()), spread + entropy(gates)
         return taken, spread
 
-    def _reinforce(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _reinforce(self, x: dict[str, Tensor], rng: Stream) -> dict[str, Tensor]:
         """One optimiser step on a whole rollout."""
-        (out, value), live = self._look(x), x["live"]
+        (out, h), live = self._look(x["obs"], x), x["live"]
+        value = self._value(out, h, x)
         log_prob, spread = self._log_prob(out, x)
         steps = x["filled"].sum().clamp(min=1)
         gain, error = reinforce_loss(log_prob, value, x["return"], x["gain"], live, steps)
         bonus = torch.where(live, spread, 0.0).sum() / steps
-        return self._step(gain, error, bonus, masked_mean(spread, live))
+        robust = self._robust_loss(x, out, h, rng)
+        return self._step(gain, error, bonus, masked_mean(spread, live), robust)
 
-    def _ppo(self, x: dict[str, Tensor]) -> dict[str, Tensor]:
+    def _ppo(self, x: dict[str, Tensor], rng: Stream) -> dict[str, Tensor]:
         """One optimiser step on a minibatch of chunks."""
-        c, (out, value), live = self.config, self._look(x), x["live"]
+        c, (out, h), live = self.config, self._look(x["obs"], x), x["live"]
+        value = self._value(out, h, x)
         log_prob, spread = self._log_prob(out, x)
         gain = policy_loss(log_prob, x["log_prob"], x["advantage"], live, clip=c.clip)
         self.norm.update(x["return"], live)
         target = self.norm.normalise(x["return"])
         error = value_loss(value, x["value"], target, live, clip=c.clip, huber=c.huber)
         mean_entropy = masked_mean(spread, live)
-        metrics = self._step(gain, error, mean_entropy, mean_entropy)
+        metrics = self._step(gain, error, mean_entropy, mean_entropy, self._robust_loss(x, out, h, rng))
         return metrics | {"kl": masked_mean(x["log_prob"] - log_prob, live)}
 
-    def _step(self, gain: Tensor, error: Tensor, bonus: Tensor, spread: Tensor) -> dict[str, Tensor]:
+    def _step(
+        self, gain: Tensor, error: Tensor, bonus: Tensor, spread: Tensor, robust: dict[str, Tensor]
+    ) -> dict[str, Tensor]:
         weight = self.chosen["entropy"] * linear_decay(self.steps, self.config.entropy_decay)
         loss = gain + self.chosen["value_weight"] * error - weight * bonus
+        if self.regulariser is not None:
+            loss = loss + self.regulariser.weight * robust[self.regulariser.name]
         norm = self.optimiser.step(loss)
         losses = {"loss": loss, "policy_loss": gain, "value_loss": error}
-        return losses | {"entropy": spread, "grad_norm": norm}
+        return losses | {"entropy": spread, "grad_norm": norm} | robust
 
     # Persistence
 

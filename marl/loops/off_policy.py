@@ -22,7 +22,7 @@ from marl.loops.base import (
 from marl.nets import kernels
 from marl.replay import MemoryConfig
 from marl.rng import Rng
-from marl.rollout import Rollout
+from marl.robust.rollout import training_rollout
 from marl.tape import Tape
 from marl.types import Agent, Env
 
@@ -141,7 +141,7 @@ class OffPolicy:
         limit = env.spec.episode_limit
         self._length = config.batch.entries(limit, agent)
         self.config, self.env, self.agent, self.rng = config, env, agent, rng
-        self.rollout = Rollout(env, agent, rng, link=link)
+        self.rollout = training_rollout(env, agent, rng, link=link)
         layout = config.memory.layout(env.spec, agent.extras_spec)
         self.memory = config.memory.build(layout, env.device)
         self.tape = Tape(layout, env.num_envs, limit + 1, env.device, on_finish=self.memory.append)

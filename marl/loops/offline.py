@@ -28,6 +28,7 @@ from marl.offline import describe, objectives_of
 from marl.records import Layout
 from marl.replay import Replay
 from marl.rng import Rng
+from marl.robust.rollout import refuse_in_rollout
 from marl.types import Agent, Batch, Env
 
 
@@ -44,6 +45,7 @@ class OfflineConfig:
         require(self.updates >= 1, "updates", self.updates, "give an integer >= 1")
 
     def build(self, *, env: Env, agent: Agent, rng: Rng) -> Offline:
+        refuse_in_rollout(agent)
         return Offline(self, env=env, agent=agent, rng=rng)
 
 

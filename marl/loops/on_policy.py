@@ -30,7 +30,7 @@ from marl.loops.base import (
 from marl.nets import kernels
 from marl.records import Layout, to_batch
 from marl.rng import Rng
-from marl.rollout import Rollout
+from marl.robust.rollout import training_rollout
 from marl.tape import Tape
 from marl.types import Agent, Batch, Env
 
@@ -73,7 +73,7 @@ class OnPolicy:
         link: PerfectLink | None = None,
     ) -> None:
         self.config, self.env, self.agent, self.rng = config, env, agent, rng
-        self.rollout = Rollout(env, agent, rng, link=link)
+        self.rollout = training_rollout(env, agent, rng, link=link)
         layout = Layout.of(env.spec, agent.extras_spec)
         width = 2 * config.rollout_steps + 1  # an episode might end at every step
         self.tape = Tape(layout, env.num_envs, width, env.device)

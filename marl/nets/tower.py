@@ -95,11 +95,22 @@ class Tower(nn.Module):
 
     def torch_form(self, x: Tensor) -> Tensor:
         """The torch form: the reference of the native one, and what other devices run."""
-        norms: list[Any] = list(self.norms) or [None] * len(self.layers)
-        for norm, layer, activation in zip(norms, self.layers, self.activations, strict=True):
-            x = layer(x if norm is None else norm(x))
-            x = x if activation is None else torch.relu(x) if activation == "relu" else torch.tanh(x)
+        for i in range(len(self.layers)):
+            x = self._stage(i, x)
         return x if self.after is None else self.after(x)
+
+    def _stage(self, i: int, x: Tensor) -> Tensor:
+        y: Tensor = self.layers[i](self.norms[i](x) if self.norms else x)
+        activation = self.activations[i]
+        return y if activation is None else torch.relu(y) if activation == "relu" else torch.tanh(y)
+
+    def view(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Outputs as `torch_form`, and what the last layer makes them of."""
+        *first, last = range(len(self.layers))
+        for i in first:
+            x = self._stage(i, x)
+        y = self._stage(last, x)
+        return (y if self.after is None else self.after(y)), x
 
     @torch.no_grad()
     def learn(self, x: Tensor, loss: Callable[[Tensor], tuple[Tensor, Tensor]]) -> Tensor:

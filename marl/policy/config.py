@@ -7,6 +7,7 @@ from typing import Literal
 
 from marl.config import QUIET
 from marl.errors import require
+from marl.robust.config import Defence, check
 from marl.sparse.config import Layers
 
 
@@ -28,6 +29,7 @@ class PolicyConfig:
 
     # Which layers are sparse, and how: a dataclass of marl.sparse; None: none is
     sparsity: Layers | None = field(default=None, metadata=QUIET)
+    defence: Defence | None = field(default=None, metadata=QUIET)  # of marl.robust.config; None: none is
 
     clip: float = 0.2  # of the probability ratio and of the value's change, > 0; 0.05 on some maps
     epochs: int = 10  # passes over a rollout, >= 1; 5, 10 or 15 by map
@@ -56,4 +58,5 @@ class PolicyConfig:
         for name in ("hidden", "epochs", "minibatches"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
         require(self.activation in ("relu", "tanh"), "activation", self.activation, "give relu or tanh")
+        check(self.defence, talks=False)
         require(self.chunk >= 0, "chunk", self.chunk, "give an integer >= 1, or 0 for the whole rollout")

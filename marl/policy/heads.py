@@ -21,10 +21,12 @@ import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError
+from marl.masks import masked_mean
 from marl.nets import kernels
 from marl.policy import kernels as native
-from marl.policy.losses import entropy, masked_mean, policy_loss
+from marl.policy.losses import entropy, policy_loss
 from marl.rng import Stream
+from marl.robust.losses import categorical_kl, gaussian_kl
 from marl.types import Batch, Box, EnvSpec, FieldSpec, TimeStep
 
 _NEVER = -1e10  # logit of an unavailable action; Yu et al.
@@ -58,6 +60,14 @@ class Head(Protocol):
 
         x holds `stored`, "log_prob" and "advantage" (..., N) and "live" (bool).
         """
+        ...
+
+    def distance(self, clean: Tensor, other: Tensor, x: dict[str, Tensor]) -> Tensor:
+        """KL of two policies, given their outputs, (..., N)."""
+        ...
+
+    def decision(self, outputs: Tensor, x: dict[str, Tensor]) -> Tensor:
+        """What the policy does, int64 (..., N): equal numbers are equal decisions."""
         ...
 
 
@@ -107,6 +117,12 @@ class CategoricalHead(nn.Module):
             log_probs = self.log_probs(outputs, x)
             taken = _taken(log_probs, x["actions"])
             return _gradient(outputs, taken, entropy(log_probs), rest, clip=clip, weight=weight)
+
+    def distance(self, clean: Tensor, other: Tensor, x: dict[str, Tensor]) -> Tensor:
+        return categorical_kl(clean, other, x["avail"])
+
+    def decision(self, outputs: Tensor, x: dict[str, Tensor]) -> Tensor:
+        return outputs.masked_fill(~x["avail"], _NEVER).argmax(-1)
 
 
 class GaussianHead(nn.Module):
@@ -177,6 +193,14 @@ class GaussianHead(nn.Module):
             outputs = outputs.detach().requires_grad_()
             taken = self.log_prob(outputs, x)
             return _gradient(outputs, taken, self.entropy().expand_as(taken), rest, clip=clip, weight=weight)
+
+    def distance(self, clean: Tensor, other: Tensor, x: dict[str, Tensor]) -> Tensor:
+        """CHOICE: the deviation is a constant here: policies shall agree, not be vague."""
+        return gaussian_kl(clean, other, self.log_std.detach(), self.real_NA)
+
+    def decision(self, outputs: Tensor, x: dict[str, Tensor]) -> Tensor:
+        """No two points are the same."""
+        return torch.arange(outputs[..., 0].numel(), device=outputs.device).view(outputs.shape[:-1])
 
 
 def _gradient(

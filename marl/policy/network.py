@@ -87,6 +87,14 @@ class SequenceNet(nn.Module):
         h_BNH = self.core.step(y, h_BNH)
         return self.head(h_BNH), h_BNH
 
+    def view(self, x_BTNI: Tensor, start_BT: Tensor | None, h_BNH: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Outputs, and the features before the last layer, each (B, T, N, .). Args: as `learn`."""
+        if self.core is None:
+            return self.body.view(x_BTNI)
+        assert start_BT is not None
+        assert h_BNH is not None
+        return self(x_BTNI, start_BT, h_BNH)
+
     def learn(
         self,
         x_BTNI: Tensor,

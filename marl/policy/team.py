@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.errors import MarlError
+from marl.masks import masked_mean
 from marl.nets import (
     Optimiser,
     agent_inputs,
@@ -31,11 +32,13 @@ from marl.policy import kernels as native
 from marl.policy.chunks import cut, minibatches, states_before
 from marl.policy.config import PolicyConfig
 from marl.policy.heads import make_head
-from marl.policy.losses import masked_mean, value_loss
+from marl.policy.losses import value_loss
 from marl.policy.network import SequenceNet
 from marl.policy.normalise import ValueNorm
 from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
+from marl.robust.extras import FORCED, extra_fields
+from marl.robust.regularise import Regulariser, View, regulariser
 from marl.sparse import sparsify
 from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
@@ -77,7 +80,10 @@ class PolicyTeam:
         self.actor = self._network(generator, spec.obs_size, spec.n_actions, head_gain=0.01)
         self.policy = make_head(spec, share=config.share).to(device)
         self.actor.policy = self.policy  # its parameters, if it has any, learn with the actor's
-        self.extras_spec = self.policy.extras_spec
+        self.defence = config.defence
+        self.extras_spec = self.policy.extras_spec | extra_fields(config.defence, spec, values=False)
+        ids = spec.n_agents * config.agent_ids
+        self.regulariser = regulariser(config.defence, spec, device, inputs=ids)
         self.critic = self._network(generator, seen, 1, head_gain=1.0)
         self.norm = ValueNorm(enabled=config.normalise_values).to(device)
         networks = ("actor", self.actor), ("critic", self.critic)
@@ -179,9 +185,12 @@ class PolicyTeam:
         count = len(chunks["mask"])
         steps = []
         for epoch in range(self.config.epochs):
-            order_X = rng.fold(epoch).bits(count)[0].argsort()
-            steps += [self._learn(x) for x in minibatches(chunks, order_X, self.config.minibatches)]
-        return dict(zip(_METRICS, torch.stack(steps).mean(0).unbind(), strict=True))
+            stream = rng.fold(epoch)
+            order_X = stream.bits(count)[0].argsort()
+            parts = minibatches(chunks, order_X, self.config.minibatches)
+            steps += [self._learn(x, stream, i) for i, x in enumerate(parts)]
+        names = _METRICS if self.regulariser is None else (*_METRICS, self.regulariser.name)
+        return dict(zip(names, torch.stack(steps).mean(0).unbind(), strict=True))
 
     @torch.no_grad()
     def _chunks(self, batch: Batch) -> dict[str, Tensor]:
@@ -203,6 +212,8 @@ class PolicyTeam:
         return_BTN = lambda_returns(
             self._reward(batch), value_BTN, ended_BT, batch.filled_BT, gamma=c.gamma, trace=c.trace
         )
+        if FORCED in batch.extras:  # decisions that were not the agent's own teach it nothing
+            filled_BTN = filled_BTN & ~batch.extras[FORCED]
         live_BTN = filled_BTN & batch.alive_BTN
         stored = self.policy.stored(batch)
         per_entry = {
@@ -226,8 +237,13 @@ class PolicyTeam:
             chunks[f"{name}_state"] = states_before(h_BTNH, first[name], L)
         return chunks
 
-    def _learn(self, x: dict[str, Tensor]) -> Tensor:
-        """One step of actor and critic on a minibatch of chunks; `_METRICS`."""
+    def _learn(self, x: dict[str, Tensor], rng: Stream, index: int) -> Tensor:
+        """One step of actor and critic on a minibatch of chunks; `_METRICS`, and the defence's term if any.
+
+        Args:
+            x: the minibatch.
+            rng, index: of the epoch, and which minibatch of it.
+        """
         c, start, steps = self.config, x.get("start"), self.optimisers
 
         weight = c.entropy * linear_decay(self.steps, c.entropy_decay)
@@ -236,12 +252,34 @@ class PolicyTeam:
             return self.policy.loss(outputs, x, clip=c.clip, weight=weight)
 
         policy_3 = self.actor.learn(x["actor"], start, x.get("actor_state"), of_policy)
-        norms = [steps["actor"].apply(policy_3.sum(), "policy loss")]
+        terms = []
+        if self.regulariser is not None:
+            terms.append(self._robust_loss(self.regulariser, x, rng.fold("defence", index)))
+        norms = [steps["actor"].apply(sum(terms, policy_3.sum()), "policy loss")]
         self.norm.update(x["return"], x["mask"])
         seen = x.get("critic", x["actor"])
         value = self.critic.learn(seen, start, x.get("critic_state"), lambda v: self._value_loss(v, x))
         norms.append(steps["critic"].apply(value, "value loss"))
-        return torch.cat((policy_3, torch.stack((value, *norms))))
+        return torch.cat((policy_3, torch.stack((value, *norms, *terms))))
+
+    def _robust_loss(self, regulariser: Regulariser, x: dict[str, Tensor], rng: Stream) -> Tensor:
+        """Add the gradient of the defence's term to the actor's; the term."""
+
+        def view(inputs: Tensor) -> View:
+            return View(*self.actor.view(inputs, x.get("start"), x.get("actor_state")))
+
+        clean = view(x["actor"])
+        term = regulariser.term(
+            view,
+            x["actor"],
+            clean,
+            distance=lambda a, b: self.policy.distance(a, b, x),
+            decision=self.policy.decision(clean.scores, x),
+            mask=x["live"],
+            rng=rng,
+        )
+        (regulariser.weight * term).backward()  # type: ignore[no-untyped-call]
+        return term.detach()
 
     def _value_loss(self, value_BTN1: Tensor, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The critic's loss and its gradient, (..., 1)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import nn
@@ -17,6 +17,8 @@ from marl.value import Monotonic, Sum, ValueConfig
 @dataclass(kw_only=True)
 class TalkConfig(ValueConfig):
     """How values are mixed, and whether the dead talk."""
+
+    talks: ClassVar[bool] = True
 
     mixer: Literal["qmix", "vdn"] = "qmix"  # TMC's paper: qmix on SMAC, vdn elsewhere
     embed: int = 32  # features of QMIX's mixing layer, >= 1

@@ -79,10 +79,10 @@ class TalkingQ(RecurrentQ):
         else:
             self.speaker = MlpSpeaker(H, config.encoder_hidden, A, generator)
 
-    def listen(self, x_BTNI: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor]:
-        """Q_loc and messages of whole sequences, each (B, T, N, A)."""
-        h_BTNH = self.core(self.encoder(x_BTNI, relu=True), start_BT)
-        return self.head(h_BTNH), self.speaker(h_BTNH, start_BT)
+    def listen(self, x_BTNI: Tensor, start_BT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Q_loc and messages of whole sequences, each (B, T, N, A), and the states (B, T, N, H)."""
+        h_BTNH = self.states(x_BTNI, start_BT)
+        return self.head(h_BTNH), self.speaker(h_BTNH, start_BT), h_BTNH
 
     def listen_step(self, x_BNI: Tensor, h_BNH: Tensor, before_BNA: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Q_loc (B, N, A), the state after one entry (B, N, H) and the message (B, N, A).

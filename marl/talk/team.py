@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from marl.channel import PerfectLink
 from marl.errors import MarlError
 from marl.rng import Rng, Stream
+from marl.robust.messages import defended, message_defence
 from marl.sparse.export.policy import Policy
 from marl.talk.config import MessageConfig
 from marl.talk.network import TalkingQ
@@ -71,6 +72,7 @@ class TalkingTeam(QTeam):
         N = spec.n_agents
         self.extras_spec = {"delivered": FieldSpec(shape=(N, N), dtype=torch.bool)}
         super().__init__(spec, config, config.make_mixer(spec), rng=rng, device=device)
+        self.message_defence = message_defence(config.defence, spec, rng=rng, device=device)
 
     def _make_agents(self, generator: torch.Generator) -> nn.Module:
         return TalkingQ(self.spec, self.config, generator)
@@ -82,6 +84,7 @@ class TalkingTeam(QTeam):
         return super().initial_carry(rows) | {"message_BNA": torch.zeros(rows, N, A, device=self.device)}
 
     @torch.no_grad()
+    @defended
     def act(
         self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
     ) -> Act:
@@ -135,9 +138,10 @@ class TalkingTeam(QTeam):
     # Learning
 
     def _look(self, nets: Networks, x_BTNI: Tensor, batch: Batch) -> Look:
-        local_BTNA, message_BTNA = nets.agents.listen(x_BTNI, batch.start_BT)
+        local_BTNA, message_BTNA, h_BTNH = nets.agents.listen(x_BTNI, batch.start_BT)
         q_BTNA = nets.agents.combine(local_BTNA, message_BTNA, self._delivered(batch))
-        return Look(q_BTNA=q_BTNA, parts={"message": message_BTNA, "local": local_BTNA})
+        parts = {"message": message_BTNA, "local": local_BTNA}
+        return Look(q_BTNA=q_BTNA, features_BTNH=h_BTNH, parts=parts)
 
     def _delivered(self, batch: Batch) -> Tensor:
         """Which messages arrived, bool (B, T, N, N); all that would be sent where nobody acted."""

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 from marl.config import QUIET
 from marl.errors import require
+from marl.robust.config import Defence, check
 from marl.sparse.config import Layers
 
 
@@ -34,6 +35,9 @@ class ValueConfig:
 
     # Which layers are sparse, and how: a dataclass of marl.sparse; None: none is
     sparsity: Layers | None = field(default=None, metadata=QUIET)
+    defence: Defence | None = field(default=None, metadata=QUIET)  # of marl.robust.config; None: none is
+
+    talks: ClassVar[bool] = False  # members send messages
 
     target_every: int = 200  # updates between two target updates, >= 1; PyMARL: 200 episodes
     target_tau: float = 1.0  # target <- tau online + (1 - tau) target, (0, 1]; 1 copies (PyMARL)
@@ -56,3 +60,4 @@ class ValueConfig:
         ):
             value = getattr(self, name)
             require(value in known, name, value, f"give one of {', '.join(known)}")
+        check(self.defence, talks=self.talks)

@@ -39,14 +39,18 @@ class RecurrentQ(nn.Module):
         last = last_action if self.last_action else None
         return agent_inputs(obs, last, actions=self.n_actions, ids=self.agent_ids)
 
-    def forward(self, x_BTNI: Tensor, start_BT: Tensor) -> Tensor:
-        """Q-values of whole sequences, (B, T, N, A); the state is zero before entries that start.
+    def states(self, x_BTNI: Tensor, start_BT: Tensor) -> Tensor:
+        """States of whole sequences, (B, T, N, H); zero before entries that start.
 
         Args:
             x_BTNI: of `inputs`.
             start_BT: bool.
         """
-        return self.head(self.core(self.encoder(x_BTNI, relu=True), start_BT))
+        return self.core(self.encoder(x_BTNI, relu=True), start_BT)
+
+    def forward(self, x_BTNI: Tensor, start_BT: Tensor) -> Tensor:
+        """Q-values of whole sequences, (B, T, N, A). Args: as `states`."""
+        return self.head(self.states(x_BTNI, start_BT))
 
     def step(self, x_BNI: Tensor, h_BNH: Tensor) -> tuple[Tensor, Tensor]:
         """Q-values (B, N, A) of one entry, and the state after it (B, N, H)."""

@@ -21,6 +21,9 @@ from marl.errors import MarlError
 from marl.nets import FlatParameters, Optimiser, bind, kernels, load_tensors, tensors_of
 from marl.returns import lambda_returns, nstep_returns
 from marl.rng import Rng, Stream
+from marl.robust.extras import INTENDED, extra_fields
+from marl.robust.losses import squared_distance
+from marl.robust.regularise import Regulariser, View, regulariser
 from marl.sparse import follow, sparsify
 from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
@@ -37,6 +40,7 @@ class Look:
     """What networks make of a batch of sequences."""
 
     q_BTNA: Tensor  # Q_i of all actions
+    features_BTNH: Tensor  # of which the agents' own values are a linear function
     parts: dict[str, Tensor] = field(default_factory=dict)  # what a method's own losses want besides
 
 
@@ -78,7 +82,9 @@ class QTeam:
         if spec.reward == "vector":
             raise MarlError(f"env={spec.name} has a vector reward: Q-learning teams need a scalar one")
         self.spec, self.config, self.device = spec, config, device
-        self.updates = 0
+        self.updates, self.defence = 0, config.defence
+        self.extras_spec = self.extras_spec | extra_fields(config.defence, spec, values=True)
+        self.regulariser = regulariser(config.defence, spec, device)
         self.online = self._make(make_mixer, rng.torch("init")).to(device)
         self.target = self._make(make_mixer, torch.Generator()).to(device)
         self.pruner = sparsify(self.online, config.sparsity, rng)
@@ -110,7 +116,8 @@ class QTeam:
 
     def _look(self, nets: Networks, x_BTNI: Tensor, batch: Batch) -> Look:
         """Q-values of every entry. Args: x_BTNI: input rows of the agents' network."""
-        return Look(q_BTNA=nets.agents(x_BTNI, batch.start_BT))
+        h_BTNH = nets.agents.states(x_BTNI, batch.start_BT)
+        return Look(q_BTNA=nets.agents.head(h_BTNH), features_BTNH=h_BTNH)
 
     def _own_losses(self, look: Look, batch: Batch) -> dict[str, tuple[float, Tensor]]:
         """Losses beside the TD loss by name: (weight, value)."""
@@ -172,6 +179,8 @@ class QTeam:
             value_BTM, target_BTM = self._values_and_targets(batch, x_BTNI, look)
             td = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
             own = self._own_losses(look, batch)
+            if self.regulariser is not None:
+                own |= self._robust_loss(self.regulariser, look, batch, rng)
             loss = sum((weight * value for weight, value in own.values()), td)
             norm = self.optimiser.step(loss)
         self.updates += 1
@@ -180,6 +189,27 @@ class QTeam:
         parts = {name: value.detach() for name, (_, value) in own.items()}
         parts |= {"td_loss": td.detach()} if own else {}
         return self._metrics(batch, loss, norm, value_BTM, target_BTM) | parts
+
+    def _robust_loss(
+        self, regulariser: Regulariser, look: Look, batch: Batch, rng: Stream
+    ) -> dict[str, tuple[float, Tensor]]:
+        """The defence's term, as `_own_losses`."""
+        nets, avail_BTNA = self.online, batch.avail_BTNA
+
+        def view(obs_BTNO: Tensor) -> View:
+            seen = self._look(nets, nets.agents.inputs(obs_BTNO, batch.last_actions_BTN), batch)
+            return View(seen.q_BTNA, seen.features_BTNH)
+
+        term = regulariser.term(
+            view,
+            batch.obs_BTNO,
+            View(look.q_BTNA, look.features_BTNH),
+            distance=lambda clean, perturbed: squared_distance(clean, perturbed, avail_BTNA),
+            decision=double_q_actions(look.q_BTNA, avail_BTNA),
+            mask=batch.alive_BTN & batch.filled_BT[..., None],
+            rng=rng.fold("defence"),
+        )
+        return {regulariser.name: (regulariser.weight, term)}
 
     def _metrics(
         self, batch: Batch, loss: Tensor, norm: Tensor, value_BTM: Tensor, target_BTM: Tensor
@@ -202,7 +232,8 @@ class QTeam:
             look: what the online networks make of them.
         """
         c, q_BTNA = self.config, look.q_BTNA
-        actions_BTN = torch.where(batch.filled_BT[:, :, None], batch.actions_BTN, 0)
+        chosen_BTN = batch.extras.get(INTENDED, batch.actions_BTN)  # under attack not what was done
+        actions_BTN = torch.where(batch.filled_BT[:, :, None], chosen_BTN, 0)
         value_BTM = self._mix(self.online, q_BTNA, actions_BTN, batch.avail_BTNA, batch.state_BTS)
         with torch.no_grad():
             target_q_BTNA = self._look(self.target, x_BTNI, batch).q_BTNA

@@ -157,7 +157,8 @@ def test_learning_sees_what_acting_computed(signal, name, config):
         logits.clear()
         batch = loop.collect(Means())
         x = team._chunks(batch)
-        out, value = team._look(x)
+        out, h = team._look(x["obs"], x)
+        value = team._value(out, h, x)
         torch.testing.assert_close(out.logits[x["filled"]], torch.stack(logits, 1).flatten(0, 1))
         old = x["log_prob"][x["filled"]]
         torch.testing.assert_close(team._log_prob(out, x)[0][x["filled"]], old)
@@ -212,7 +213,8 @@ def test_chunks_continue_where_the_one_before_ended(make_spec, make_rollout, nam
     if name != "ic3net":
         del batch.extras["gate"]
     x = team._chunks(batch)
-    (out, value), live = team._look(x), x["live"]
+    (out, h), live = team._look(x["obs"], x), x["live"]
+    value = team._value(out, h, x)
     torch.testing.assert_close(team._log_prob(out, x)[0][live], x["log_prob"][live])
     torch.testing.assert_close(value[live], x["value"][live])
     assert live.sum() == (batch.filled_BT[..., None] & batch.alive_BTN).sum()
