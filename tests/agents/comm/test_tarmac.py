@@ -90,7 +90,7 @@ def test_the_policy_is_weighed_by_q_and_q_by_the_next_one(make_spec, make_rollou
     ended = batch.terminated_BT[..., None]
     expected = batch.reward_BT[..., None] + 0.99 * torch.where(ended, 0.0, ahead)
     torch.testing.assert_close(x["return"][live], expected.expand_as(ahead)[live])
-    metrics = team._reinforce(x)
+    metrics = team._reinforce(x, Rng(0).stream("update", 1))
     count = batch.filled_BT.sum()
     by_hand = -(x["value"] * x["log_prob"])[live].sum() / count
     torch.testing.assert_close(metrics["policy_loss"], by_hand)
