@@ -13,7 +13,8 @@ the state, every agent's policy its own observation, so that a team is trained a
 Targets are not needed.
 DEVIATION: the code attaches to every transition the first state of its own episode; here first states are
 drawn from the data set's (`starts`), with the same expectation.
-CHOICE: the policy's weights use nu and mu from before the update, as one step of the code does.
+CHOICE: the policy's weights use nu and mu from before the update; the code takes nu after its step, which
+costs two more passes.
 
 Reference: Kim et al., "FairDICE", NeurIPS 2025.
 """

@@ -133,20 +133,23 @@ def _cell(path: Path) -> Cell:
     )
 
 
-def export(runs: Sequence[Path], out: Path, raw: Path, **settings: Any) -> dict[str, Any]:
-    """`marl export-dataset` unless the data set is there, and its row in <raw>/<name>.json.
+def export(runs: Callable[[], Sequence[Path]], out: Path, raw: Path, **settings: Any) -> None:
+    """`marl export-dataset`, unless the data set is there; and its row in <raw>/<name>.json.
 
-    Returns:
-        That row: provenance, and the limits of the rewards by which returns are scaled.
+    The row holds its provenance, and the limits of the rewards by which returns are scaled.
+
+    Args:
+        runs: trains what plays and returns the run folders; called if the data set is not there.
+        out: the data set's folder.
+        raw: folder of the row.
+        settings: of `marl.datasets.collect.export`.
     """
-    path = raw / f"{out.name}.json"
     if not minari.is_dataset(out):
-        collect.export(runs, out, **settings)
-    if not path.is_file():
+        collect.export(runs(), out, **settings)
+        (raw / f"{out.name}.json").unlink(missing_ok=True)  # of another data set
+    if not (raw / f"{out.name}.json").is_file():
         files.make_folder(raw)
-        files.write_json(path, _described(out))
-    row: dict[str, Any] = json.loads(path.read_text())
-    return row
+        files.write_json(raw / f"{out.name}.json", _described(out))
 
 
 def _described(data: Path) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class OfflinePolicy(nn.Module):
         one_kind(spec)
         self.spec, N, A = spec, spec.n_agents, spec.n_actions
         self.ids = N > 1
-        heads = [(A, 1.0)] if spec.discrete else [(A, 1.0), (A, 1e-3)]
+        heads = [(A, 1.0)] if spec.discrete else [(A, math.sqrt(2)), (A, 1e-3)]  # of the Gaussian: code
         self.trunk = Trunk(
             spec.obs_size + extra + N * self.ids,
             hidden=hidden,

@@ -72,7 +72,7 @@ def main() -> None:
 
 
 def _run(robot: str) -> None:
-    raw, data = report.HERE / "raw" / robot, DATA / robot
+    raw, data = report.RAW / robot, DATA / robot
 
     def stage(file: str, name: str, words: list[str]) -> None:
         given = [f"env=d4morl/{robot}", f"loop.data={data}", *words]
@@ -81,7 +81,7 @@ def _run(robot: str) -> None:
 
     stage("sweep.yaml", "sweep", [])
     best = report.chosen(robot)
-    stage("linear.yaml", "linear", [f"agent.beta={best['beta']}", f"agent.penalty={best['penalty']}"])
+    stage("linear.yaml", "sweep_linear", [f"agent.beta={best['beta']}", f"agent.penalty={best['penalty']}"])
     best = report.chosen(robot)
     for name, words in METHODS.items():
         stage("final.yaml", name, [word.format(**best) for word in words])
@@ -89,12 +89,14 @@ def _run(robot: str) -> None:
 
 def _collect(robot: str, data: Path) -> None:
     """Train the experts and write the data set, unless that is there."""
-    if (data / "data").is_dir():
-        return
-    jobs = stages.train(report.HERE / "experts.yaml", report.HERE / "raw" / robot / "experts", only=robot)
+
+    def runs() -> list[Path]:
+        raw = report.RAW / robot / "experts"
+        return undominated(stages.train(report.HERE / "experts.yaml", raw, only=robot))
+
     random, scaled = AMATEUR[robot]
     how = {"random": [random], "scaled": scaled, "world": ["env.weights=[]"]}
-    stages.export(undominated(jobs), data, report.HERE / "raw" / "data", episodes=EPISODES, **how)
+    stages.export(runs, data, report.RAW / "data", episodes=EPISODES, **how)
 
 
 def undominated(jobs: list[Job]) -> list[Path]:

@@ -23,14 +23,15 @@ from marl.errors import MarlError
 from marl.files import write_atomic
 
 HERE = stages.HERE / "robots"
-SWEEPS = ("sweep", "linear")
+RAW = HERE / "raw"
+SWEEPS = ("sweep", "sweep_linear")  # on the seed that chooses
 CLONING, OURS, LINEAR = "cloning", "fairdice", "linear"
 
 
 def scaled_returns(cell: Cell) -> np.ndarray:
     """Of its episodes (E, K)."""
     robot = cell.words["env"].rpartition("/")[2]
-    row = json.loads((HERE / "raw" / "data" / f"{robot}.json").read_text())
+    row = json.loads((RAW / "data" / f"{robot}.json").read_text())
     return scaled(cell.return_EK, cell.length_E, np.array(row["low"]), np.array(row["high"]))
 
 
@@ -41,7 +42,7 @@ def welfare(cell: Cell) -> float:
 
 def cells_of(robot: str, stage: str) -> list[Cell]:
     """Seeds in order."""
-    found = stages.read(sorted((HERE / "raw" / robot / stage).glob("*.json")))
+    found = stages.read(sorted((RAW / robot / stage).glob("*.json")))
     return sorted(found, key=lambda cell: cell.seed)
 
 
@@ -57,14 +58,14 @@ def chosen(robot: str) -> dict[str, str]:
 
 def methods(robot: str) -> dict[str, list[Cell]]:
     """The reported ones that have been measured."""
-    folders = sorted(p.name for p in (HERE / "raw" / robot).iterdir() if p.is_dir())
+    folders = sorted(p.name for p in (RAW / robot).iterdir() if p.is_dir())
     found = {name: cells_of(robot, name) for name in folders if name not in SWEEPS}
     return {name: cells for name, cells in found.items() if cells}
 
 
 def robots() -> list[str]:
-    raw = HERE / "raw"
-    return sorted(p.name for p in raw.iterdir() if p.is_dir() and p.name != "data") if raw.is_dir() else []
+    found = RAW.iterdir() if RAW.is_dir() else ()
+    return sorted(p.name for p in found if p.is_dir() and p.name != "data")
 
 
 # Claims
@@ -152,7 +153,10 @@ def pareto() -> None:
         return
     figure, axes = plots.canvas(len(shown), "Returns of two objectives, scaled by the data; a point per run")
     for ax, robot in zip(axes, shown, strict=False):
-        groups: dict[str, Iterable[Cell]] = {"linear weights": cells_of(robot, "linear"), **methods(robot)}
+        groups: dict[str, Iterable[Cell]] = {
+            "30 linear weights": cells_of(robot, SWEEPS[1]),
+            **methods(robot),
+        }
         for i, (name, cells) in enumerate(groups.items()):
             points = np.array([scaled_returns(cell).mean(0) for cell in cells])
             if len(points):

@@ -39,13 +39,14 @@ def main() -> None:
 
 
 def _run(world: str, words: tuple[str, ...], seeds: str) -> None:
-    raw, data = report.HERE / "raw" / world, DATA / world
+    raw, data = report.RAW / world, DATA / world
+
+    def runs() -> list[Path]:
+        jobs = stages.train(report.HERE / "behaviour.yaml", raw, only=world)
+        return [job.cfg.folder for job in jobs]
 
     def collect() -> None:
-        if not (data / "data").is_dir():
-            jobs = stages.train(report.HERE / "behaviour.yaml", raw, only=world)
-            runs = [job.cfg.folder for job in jobs]
-            stages.export(runs, data, raw.parent / "data", episodes=EPISODES, explore=[1.0], random=RANDOM)
+        stages.export(runs, data, report.RAW / "data", episodes=EPISODES, explore=[1.0], random=RANDOM)
 
     given = [*words, f"loop.data={data}"]
     jobs = stages.train(report.HERE / "study.yaml", raw, given, seeds=seeds, before=collect)

@@ -21,13 +21,14 @@ from marl import plots
 from marl.files import write_atomic
 
 HERE = stages.HERE / "teams"
+RAW = HERE / "raw"
 BETA = "1"  # of the claims: the middle one, chosen before any run
 Returns = dict[str, list[np.ndarray]]  # mean scaled returns (K,), one per seed, by method
 
 
 def limits(world: str) -> tuple[np.ndarray, np.ndarray]:
     """Least and largest reward of every agent in the data."""
-    row = json.loads((HERE / "raw" / "data" / f"{world}.json").read_text())
+    row = json.loads((RAW / "data" / f"{world}.json").read_text())
     return np.array(row["low"]), np.array(row["high"])
 
 
@@ -66,7 +67,7 @@ def table(worlds: dict[str, list[Cell]]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for world, cells in worlds.items():
-        data = json.loads((HERE / "raw" / "data" / f"{world}.json").read_text())
+        data = json.loads((RAW / "data" / f"{world}.json").read_text())
         found = {"data": [np.array(data["mean_scaled"])], **returns(world, cells)}
         for name, seeds in found.items():
             measures = (jain, nash, lambda r: r.sum(-1), lambda r: r.min(-1))
@@ -117,10 +118,13 @@ def claim(world: str, cells: Sequence[Cell]) -> None:
 def main() -> None:
     worlds = {
         folder.name: stages.read(sorted(folder.glob("*.json")))
-        for folder in sorted((HERE / "raw").iterdir())
+        for folder in sorted(RAW.iterdir() if RAW.is_dir() else ())
         if folder.is_dir() and folder.name != "data"
     }
     worlds = {world: cells for world, cells in worlds.items() if cells}
+    if not worlds:
+        print("no run has been measured")
+        return
     text = table(worlds)
     page = stages.HERE / "README.md"
     write_atomic(page, tables.fill_block(page.read_text(), text, "teams").encode())
