@@ -41,11 +41,13 @@ def summary(folder: Path, out: Mapping[str, Any]) -> list[str]:
     what = f"{', '.join(words)} over {count} episodes" if words else "no final evaluation was asked for"
     listed = [name for name in PICTURES if name in out["files"]]
     wandb = sorted((folder / "wandb").glob("offline-run-*"))
+    metrics = [str(folder / "metrics.jsonl"), *(f"{path} (offline)" for path in wandb[-1:])]
+    metrics += [str(path) for path in (folder / "tensorboard",) if path.is_dir()]
     return [
         f"{out['run_id']}: {what} ({out['steps']:,} team steps in {duration(out['wall_s'])})",
         f"  results     {folder / 'results.json'}",
         f"  pictures    {', '.join(str(folder / name) for name in listed) or 'none'}",
-        f"  metrics     {folder / 'metrics.jsonl'}" + (f", {wandb[-1]} (offline)" if wandb else ""),
+        f"  metrics     {', '.join(metrics)}",
         f"  evaluate    marl evaluate run={folder}",
     ]
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 
 from marl.errors import FieldError, MarlError
 from marl.loggers import Config, JsonLines, jsonl, open_loggers
@@ -66,12 +67,18 @@ def test_tensorboard_holds_the_scalars(tmp_path: Path) -> None:
     (log,) = open_loggers(Config(tensorboard=True), tmp_path, "a", {})
     for step, row in ROWS:
         log.log(step, row)
+    Image.new("RGB", (3, 2), (255, 0, 0)).save(tmp_path / "curves.png")
+    log.media("curves", tmp_path / "curves.png")
+    log.media("team", tmp_path / "team.gif")  # no video from a file
     log.close()
     events = event_accumulator.EventAccumulator(str(tmp_path / "tensorboard"))
     events.Reload()
     assert [(e.step, e.value) for e in events.Scalars("eval/success")] == [
         (step, pytest.approx(row["eval/success"])) for step, row in ROWS
     ]
+    assert events.Tags()["images"] == ["curves"]
+    (picture,) = events.Images("curves")
+    assert (picture.step, picture.width, picture.height) == (ROWS[-1][0], 3, 2)
 
 
 def test_no_optional_sink_is_opened_unasked(tmp_path: Path) -> None:
