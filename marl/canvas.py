@@ -70,7 +70,7 @@ class Canvas:
 
     def __init__(self, height: int, width: int, colour: Colour = (0, 0, 0)) -> None:
         self.pixels_HW3 = np.empty((height, width, 3), np.float32)
-        self.pixels_HW3[:] = colour
+        self.pixels_HW3[:] = np.tile(np.asarray(colour, np.float32), (width, 1))  # lines copy faster
 
     @property
     def height(self) -> int:

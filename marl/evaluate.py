@@ -196,6 +196,7 @@ def record(
     rng: Rng,
     explore: float = 0.0,
     channel: ChannelConfig | None = None,
+    enough: int | None = None,
 ) -> list[np.ndarray]:
     """Pictures of the first env, one before each of its steps; after an episode a still one with its outcome.
 
@@ -207,6 +208,7 @@ def record(
         episodes: how many of the first env's episodes, at least 1.
         rng: which episodes; those of `evaluate` with the same rng come first.
         explore, channel: as in `evaluate`.
+        enough: no episode begins once there are so many pictures.
 
     Returns:
         RGB pictures (H, W, 3), uint8.
@@ -218,6 +220,8 @@ def record(
         _, finished = rollout.step(explore)
         if finished is not None and int(finished["env"][0]) == 0:
             frames += [caption(frames[-1], _outcome(finished))] * _CAPTION_FRAMES
+            if enough is not None and len(frames) >= enough:
+                break
     return frames
 
 

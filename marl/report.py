@@ -20,6 +20,7 @@ from marl.sparse.pictures import HISTORY, WEIGHTS
 CURVES, VIDEO = "curves.png", "team.gif"
 PICTURES = (CURVES, VIDEO, WEIGHTS, HISTORY)
 _VIDEO_EPISODES = 3  # CHOICE: enough to see that spawns differ, few enough for a small file
+_ENOUGH = 120  # CHOICE: frames, 12 s; after them no further episode begins
 # CHOICE: 45 s; three of 2c_vs_64zg's longest episodes, 1,200 frames, fit into 1 MB at no readable size.
 _VIDEO_FRAMES = 450
 
@@ -87,4 +88,7 @@ def film(cfg: RunConfig, agent: Any, rng: Rng, explore: float = 0.0) -> list[np.
     """
     world = for_evaluation(cfg.env)
     env = world.build(num_envs=1, device=torch.device(cfg.device), threads=cfg.threads)
-    return record(agent, env, episodes=_VIDEO_EPISODES, rng=rng, explore=explore, channel=cfg.channel)
+    link = cfg.channel
+    return record(
+        agent, env, episodes=_VIDEO_EPISODES, enough=_ENOUGH, rng=rng, explore=explore, channel=link
+    )

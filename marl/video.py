@@ -6,6 +6,7 @@ Frames are uint8 RGB pictures (H, W, 3) of one size, as `Env.render` gives them.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from marl import files
 from marl.errors import MarlError
 
 _MAX_BYTES = 1_000_000  # what this project commits of a GIF at most (experiments/<system>/)
-_SHRINK = 0.8  # CHOICE: each further try of a too large GIF has this part of the width and height
+_SHRINK = 0.8  # CHOICE: a further try of a too large GIF has at most this part of the width and height
+_READABLE = 0.5  # CHOICE: part of the size down to which the text of our worlds' pictures can be read
+_SPARSEST = 4  # CHOICE: a GIF too large at that size shows every second, third or fourth frame
 _FEW_COLOURS = 64  # CHOICE: a too large GIF first gets along with this many, before it shrinks
 _SMALLEST = 64  # pixels; below this a picture shows nothing, so that the limit is reported instead
 _PALETTE_FRAMES = 16  # CHOICE: frames, evenly spread, from which the shared palette is made
@@ -30,13 +33,15 @@ def gif(
     max_bytes: int = _MAX_BYTES,
     hold: float = 1.0,
 ) -> Path:
-    """Write an endlessly repeating GIF with one palette for all frames; colours, then size are cut to fit.
+    """Write an endlessly repeating GIF with one palette for all frames.
+
+    To fit, it first loses colours, then size down to half, then frames (its speed stays), then more size.
 
     Args:
         frames: uint8 pictures (H, W, 3), at least one.
         path: file to write; its folder must exist.
         fps: frames per second, above 0 and at most 50 (what browsers show).
-        max_bytes: largest size of the file; fewer colours, then smaller pictures keep it.
+        max_bytes: largest size of the file.
         hold: seconds that the last picture stands still.
 
     Returns:
@@ -48,20 +53,21 @@ def gif(
     pictures = [Image.fromarray(f) for f in _checked(frames)]
     if not 0 < fps <= 50:
         raise MarlError(f"fps is {fps}: a GIF takes more than 0 and at most 50 frames per second")
-    durations = [max(20, round(1000 / fps))] * len(pictures)  # milliseconds
-    durations[-1] += round(1000 * hold)
     width, height = pictures[0].size
-    scale, colours = 1.0, 255
+    scale, stride, colours = 1.0, 1, 255
     while True:
         size = (round(width * scale), round(height * scale))
-        scaled = pictures if scale == 1.0 else [p.resize(size, Image.Resampling.BOX) for p in pictures]
+        chosen = pictures[(len(pictures) - 1) % stride :: stride]  # the last one is always there
+        scaled = chosen if scale == 1.0 else [p.resize(size, Image.Resampling.BOX) for p in chosen]
+        durations = [max(20, round(1000 * stride / fps))] * len(chosen)  # milliseconds
+        durations[-1] += round(1000 * hold)
         content = _encode(scaled, durations, colours)
         if len(content) <= max_bytes:
             break
         if colours > _FEW_COLOURS:
             colours = _FEW_COLOURS
             continue
-        scale *= _SHRINK
+        scale, stride = _smaller(scale, stride, max_bytes / len(content))
         if min(width, height) * scale < _SMALLEST:
             raise MarlError(
                 f"max_bytes={max_bytes}: {len(pictures)} frames take {len(content)} bytes even at "
@@ -69,6 +75,18 @@ def gif(
             )
     files.write_atomic(Path(path), content)
     return Path(path)
+
+
+def _smaller(scale: float, stride: int, ratio: float) -> tuple[float, int]:
+    """What to try after a GIF of this scale and stride that is 1 / ratio times too large.
+
+    Bytes grow about as the number of frames and, of flat pictures, as the width: one try mostly hits.
+    """
+    if scale > _READABLE:
+        return max(_READABLE, scale * min(_SHRINK, ratio)), stride
+    if stride < _SPARSEST:
+        return scale, min(_SPARSEST, max(stride + 1, math.ceil(stride / ratio)))
+    return scale * min(_SHRINK, ratio), stride
 
 
 def mp4(frames: Sequence[np.ndarray], path: Path | str, *, fps: float = 10.0) -> Path:

@@ -104,6 +104,7 @@ def test_a_recording_shows_the_evaluated_episodes():
     assert frames[0].ndim == 3
     assert frames[0].shape[2] == 3
     assert len(record(agent, env, episodes=3, rng=rng, explore=0.3)) > len(frames)
+    assert len(record(agent, env, episodes=3, rng=rng, explore=0.3, enough=len(frames))) == len(frames)
 
 
 def test_a_slow_world_is_built_once_for_each_number_of_envs_and_plays_the_same():

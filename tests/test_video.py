@@ -53,6 +53,27 @@ def test_gif_shrinks_to_its_limit_or_says_why_not(tmp_path):
     assert not (tmp_path / "no.gif").exists()
 
 
+def test_a_long_gif_stays_readable_and_keeps_its_speed(tmp_path):
+    """Frames go before the picture is smaller than half; the last one, with the outcome, stays."""
+    noise = np.random.default_rng(0).integers(0, 256, (21, 160, 200, 3), dtype=np.uint8)
+    full = video.gif(noise, tmp_path / "full.gif").stat().st_size
+    path = video.gif(noise, tmp_path / "small.gif", max_bytes=full // 16)
+    assert path.stat().st_size <= full // 16
+    with Image.open(path) as picture:
+        assert picture.size == (100, 80)
+        durations = []
+        for t in range(picture.n_frames):
+            picture.seek(t)
+            durations.append(picture.info["duration"])
+        last = np.asarray(picture.convert("RGB"), float)
+    stride = durations[0] // 100
+    assert stride in (2, 3, 4)
+    assert durations[:-1] == [100 * stride] * (20 // stride)
+    wanted = np.asarray(Image.fromarray(noise[-1]).resize((100, 80), Image.Resampling.BOX), float)
+    other = np.asarray(Image.fromarray(noise[-2]).resize((100, 80), Image.Resampling.BOX), float)
+    assert np.abs(last - wanted).mean() < 0.5 * np.abs(last - other).mean()
+
+
 def test_mp4_keeps_pictures(tmp_path):
     frames = _frames(width=131)  # an odd width loses its last column
     path = video.mp4(frames, tmp_path / "a.mp4", fps=10)

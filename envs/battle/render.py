@@ -154,10 +154,11 @@ def _ground(env: Battle, view: _View) -> Canvas:
     columns, rows = np.flatnonzero((x_W >= 0) & (x_W < SIZE)), np.flatnonzero((y_F >= 0) & (y_F < SIZE))
     x_W, y_F = x_W[columns], y_F[rows]
     part = canvas.pixels_HW3[_HEAD + rows[0] : _HEAD + rows[-1] + 1, columns[0] : columns[-1] + 1]
-    part[:] = colour_YX3[y_F][:, x_W]
-    level = walk_YX[y_F][:, x_W]
-    part[:, 1:][level[:, 1:] != level[:, :-1]] = _EDGE
-    part[1:][level[1:] != level[:-1]] = _EDGE
+    line_YW3, level_YW = colour_YX3[:, x_W], walk_YX[:, x_W]  # a line of pixels for every row of cells
+    line_YW3[:, 1:][level_YW[:, 1:] != level_YW[:, :-1]] = _EDGE
+    part[:] = line_YW3[y_F]
+    for i in np.flatnonzero(y_F[1:] != y_F[:-1]).tolist():
+        part[i + 1][level_YW[y_F[i + 1]] != level_YW[y_F[i]]] = _EDGE
     bottom = _HEAD + _FIELD
     for i in range(0, SIZE + 1, _GRID):
         x, y = (i - view.west) * view.scale, bottom - (i - view.south) * view.scale
