@@ -66,14 +66,17 @@ def save(figure: Figure, path: Path) -> Path:
     return path
 
 
-def draw(ax: Axes, lines: Sequence[Line], *, ylabel: str, share: bool = False) -> None:
-    """Draw lines with their bands over team steps.
+def draw(
+    ax: Axes, lines: Sequence[Line], *, ylabel: str, share: bool = False, xlabel: str = "team steps"
+) -> None:
+    """Draw lines with their bands over team steps, or what else they count.
 
     Args:
         ax: the panel.
         lines: one per method; a line without interval (one run) has no band.
         ylabel: quantity and unit.
         share: the quantity is a share in [0, 1]: per cent, and the axis shows all of it.
+        xlabel: what x counts.
     """
     for i, line in enumerate(lines):
         x_T, one = np.asarray(line.x_T), line.estimate
@@ -92,7 +95,7 @@ def draw(ax: Axes, lines: Sequence[Line], *, ylabel: str, share: bool = False) -
         )
         if one.low is not None and one.high is not None:
             ax.fill_between(x_T, one.low, one.high, color=colour, alpha=0.18, linewidth=0)
-    ax.set_xlabel("team steps", fontsize=9)
+    ax.set_xlabel(xlabel, fontsize=9)
     ax.set_ylabel(ylabel, fontsize=9)
     ax.xaxis.set_major_formatter(EngFormatter(sep=""))
     if share:
@@ -132,13 +135,16 @@ def learning_line(label: str, x_T: ArrayLike, scores_TRM: ArrayLike, rng: np.ran
     return Line(label=f"{label} (n={estimate.runs})", x_T=x_T, estimate=estimate)
 
 
-def run_curves(curve: Sequence[Mapping[str, Any]], title: str, rng: np.random.Generator) -> Figure:
+def run_curves(
+    curve: Sequence[Mapping[str, Any]], title: str, rng: np.random.Generator, xlabel: str = "team steps"
+) -> Figure:
     """The evaluations of one run: mean over its episodes with the 95 % interval over episodes.
 
     Args:
         curve: entries of results.json: "step" and, per name, numbers [seed][episode].
         title: above the panels.
         rng: draws the bootstrap.
+        xlabel: what "step" counts.
     """
     names = [name for name in ("success", "return", "length") if curve and name in curve[0]]
     labels = {"success": "wins", "return": "return per episode", "length": "episode length (team steps)"}
@@ -147,7 +153,7 @@ def run_curves(curve: Sequence[Mapping[str, Any]], title: str, rng: np.random.Ge
         values_TE = np.array([np.concatenate(entry[name]) for entry in curve], dtype=float)
         estimate = over_episodes(name, values_TE, rng, resamples=1000)
         line = Line(label=name, x_T=[entry["step"] for entry in curve], estimate=estimate)
-        draw(ax, [line], ylabel=labels[name], share=name in SHARES)
+        draw(ax, [line], ylabel=labels[name], share=name in SHARES, xlabel=xlabel)
     return figure
 
 

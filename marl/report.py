@@ -25,14 +25,19 @@ _ENOUGH = 120  # CHOICE: frames, 12 s; after them no further episode begins
 _VIDEO_FRAMES = 450
 
 
-def summary(folder: Path, out: Mapping[str, Any]) -> list[str]:
+def unit(cfg: RunConfig) -> str:
+    """What the steps of a run count: team steps, unless its loop says otherwise."""
+    return str(getattr(cfg.loop, "unit", "team steps"))
+
+
+def summary(cfg: RunConfig, out: Mapping[str, Any]) -> list[str]:
     """Five lines: what came out, and where everything lies.
 
     Args:
-        folder: the run's folder.
+        cfg: of the run.
         out: content of its results.json.
     """
-    final = out["final"] or {}
+    folder, final = cfg.folder, out["final"] or {}
     words = []
     if "success" in final:
         words.append(f"{np.mean(final['success']):.1%} success")
@@ -45,7 +50,7 @@ def summary(folder: Path, out: Mapping[str, Any]) -> list[str]:
     metrics = [str(folder / "metrics.jsonl"), *(f"{path} (offline)" for path in wandb[-1:])]
     metrics += [str(path) for path in (folder / "tensorboard",) if path.is_dir()]
     return [
-        f"{out['run_id']}: {what} ({out['steps']:,} team steps in {duration(out['wall_s'])})",
+        f"{out['run_id']}: {what} ({out['steps']:,} {unit(cfg)} in {duration(out['wall_s'])})",
         f"  results     {folder / 'results.json'}",
         f"  pictures    {', '.join(str(folder / name) for name in listed) or 'none'}",
         f"  metrics     {', '.join(metrics)}",
@@ -67,7 +72,7 @@ def pictures(
         curve: of its results.json.
         sparsity: rows of sparsity.jsonl.
     """
-    figure = plots.run_curves(curve, cfg.run_id, np.random.default_rng(0))
+    figure = plots.run_curves(curve, cfg.run_id, np.random.default_rng(0), unit(cfg))
     made = [plots.save(figure, cfg.folder / CURVES)]
     if sparsity:
         made += sparse.pictures(cfg.folder, agent.pruners, sparsity)

@@ -241,7 +241,7 @@ class _Session:
                 for logger in self.loggers:
                     logger.media(picture.stem, picture)
         out = self.write_results("finished", final, wall_s)
-        for line in report.summary(self.folder, out):
+        for line in report.summary(self.cfg, out):
             self.progress.say(line)
         return out
 

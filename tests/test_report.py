@@ -19,3 +19,11 @@ def test_long_episodes_give_a_video_that_is_cut(tmp_path: Path, monkeypatch: pyt
     (_, path) = report.pictures(cfg, None, curve)
     with Image.open(path) as picture:
         assert picture.n_frames == report._VIDEO_FRAMES
+
+
+def test_an_offline_run_counts_updates() -> None:
+    offline = compose.compose(["env=matrix_game", "agent=vdn", "loop=offline", "loop.data=runs/a"])
+    out = {"final": None, "files": {}, "run_id": "run", "steps": 1200, "wall_s": 2.0}
+    assert report.summary(offline, out)[0].endswith("(1,200 updates in 2 s)")
+    online = compose.compose(["env=matrix_game", "agent=vdn"])
+    assert report.summary(online, out)[0].endswith("(1,200 team steps in 2 s)")

@@ -44,6 +44,11 @@ class OfflineConfig:
     def __post_init__(self) -> None:
         require(self.updates >= 1, "updates", self.updates, "give an integer >= 1")
 
+    @property
+    def unit(self) -> str:
+        """What `steps` of the loop count."""
+        return "updates"
+
     def build(self, *, env: Env, agent: Agent, rng: Rng) -> Offline:
         refuse_in_rollout(agent)
         return Offline(self, env=env, agent=agent, rng=rng)
@@ -64,13 +69,14 @@ def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
     if folder.is_file() or minari.is_dataset(folder):
         if agent.extras_spec:
             names = ", ".join(agent.extras_spec)
-            raise FieldError("data", str(folder), f"this agent needs {names}, which data sets do not store")
+            fix = f"this agent needs {names}, which data sets do not store"
+            raise FieldError("loop.data", str(folder), fix)
         found = d4morl.read(folder, env.spec) if folder.is_file() else minari.read(folder, env.spec)
         return memory_of(env.spec, found, env.device)
     saved, _ = checkpoint.latest(folder)
     if saved is None or not saved.segments:
         what = "there is no checkpoint in it" if saved is None else "its run keeps no memory"
-        raise FieldError("data", str(folder), f"{what}; give the folder of an off-policy run")
+        raise FieldError("loop.data", str(folder), f"{what}; give the folder of an off-policy run")
     return read_memory(saved.state["memory"], saved.read_segment, env, agent)
 
 
