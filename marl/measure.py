@@ -124,6 +124,8 @@ def evaluate_run(
     path = folder / f"evaluation-{name}.json"
     files.write_json(path, {**about, "episodes": out})
     print(f"  written to {path}")
+    if cfg.channel is not None and not any(out.get("link.messages", ())):
+        print(f"  channel     it changed nothing: {config.label(cfg.agent)} sent no messages")
     if talk:
         said = conversation(
             agent,

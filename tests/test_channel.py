@@ -333,3 +333,6 @@ def test_a_trained_team_is_measured_over_any_channel(tmp_path, monkeypatch, caps
         assert (lost == sum(found["link.messages"])) == ("loss=1.0" in name)
         assert (lost == 0) == (name == "channel=perfect")
     assert (run / "talk-256-s0-e0-channel=bernoulli-channel.loss=1.0.png").is_file()
+    assert "it changed nothing" not in capsys.readouterr().out
+    assert cli.main(["evaluate", "run=runs/run", "episodes=6", "channel=heavy", "agent.messages=false"]) == 0
+    assert "it changed nothing: ic3net sent no messages" in capsys.readouterr().out

@@ -100,7 +100,9 @@ def _module(name: str, target: str) -> Any:
 
 
 def _sentence(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")[:200]
+    """What it says, without the list of everything that is registered."""
+    first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first.partition(". Available")[0].rstrip(".")[:200]
 
 
 def _checked_parallel(made: Any, target: str) -> ParallelEnv[Any, Any, Any]:
