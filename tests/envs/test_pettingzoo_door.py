@@ -278,7 +278,7 @@ REFUSED = {
     "builtins:dict": "dict belongs to Python's own builtins",
     "broken:make": "importing broken failed: RuntimeError: not today",
     "camp:WithoutAgents": "possible_agents is empty or missing",
-    "camp": "not found in registry",
+    "camp": "not found in registry; write package.module:factory",
     "camp:Combination": "only Discrete and a Box of real numbers can be used",
 }
 
