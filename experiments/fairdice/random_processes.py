@@ -30,8 +30,8 @@ STACK = 50  # processes solved at once; CHOICE, fits the cache's next level
 
 def stack_files(folder: Path, count: int) -> list[tuple[Path, range]]:
     """The raw file of every stack, and its seeds."""
-    starts = range(0, count, STACK)
-    return [(folder / f"{first:04d}.csv", range(first, min(first + STACK, count))) for first in starts]
+    parts = [range(first, min(first + STACK, count)) for first in range(0, count, STACK)]
+    return [(folder / f"{seeds[0]:04d}-{seeds[-1]:04d}.csv", seeds) for seeds in parts]
 
 
 def solved(seeds: Sequence[int], checked: int) -> Iterable[dict[str, Any]]:
