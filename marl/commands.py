@@ -145,7 +145,7 @@ def train(words: Sequence[str]) -> None:
     if "resume" in taken:
         _resume(Path(taken["resume"]), taken, overrides)
         return
-    jobs = compose.expand(overrides, seeds=taken.get("seeds", ""), multirun=multirun)
+    jobs = compose.expand(overrides, seeds=taken.get("seeds"), multirun=multirun)
     if len(jobs) == 1:
         cfg = compose.compose(jobs[0])
         from marl import train as trainer

@@ -142,12 +142,12 @@ def with_seeds(overrides: Sequence[str], seeds: Sequence[int]) -> list[RunConfig
     return [dataclasses.replace(first, seed=seed, run_id=name) for seed in seeds]
 
 
-def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False) -> list[list[str]]:
+def expand(overrides: Sequence[str], *, seeds: str | None = None, multirun: bool = False) -> list[list[str]]:
     """The list of jobs, each as overrides of a single run.
 
     Args:
         overrides: `key=value` words; sweeps (a=1,2 or a=range(3)) need `multirun`.
-        seeds: "0-9", "0,3,5" or "" for the seed in the overrides.
+        seeds: "0-9", "0,3,5" or None for the seed in the overrides.
         multirun: whether sweeps are allowed.
     """
     words, literal = _split(overrides)
@@ -166,7 +166,7 @@ def expand(overrides: Sequence[str], *, seeds: str = "", multirun: bool = False)
             axes.append([f"{key}={value}" for value in parsed.sweep_string_iterator()])
         else:
             raise MarlError(f"{key.lstrip('+')}: an interval has no list of values; write them out")
-    if seeds:
+    if seeds is not None:
         axes.append([f"seed={seed}" for seed in parse_seeds(seeds)])
     return [[*job, *fixed] for job in itertools.product(*axes)]
 

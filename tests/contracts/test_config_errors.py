@@ -31,6 +31,7 @@ CASES = [
     ("train seed=-1", ["seed=-1 cannot be used", "0 or more"]),
     ("train seed=a", ["seed='a' cannot be used", "give a whole number"]),
     ("train seeds=3-1", ["seeds='3-1' cannot be used", "0-9"]),
+    ("train seeds=", ["seeds='' cannot be used", "0-9"]),
     ("train total_steps=0", ["total_steps=0 cannot be used", "1 or more"]),
     ("train threads=0", ["threads=0 cannot be used", "1 or more"]),
     ("train num_envs=0", ["num_envs=0 cannot be used", "1 or more"]),
