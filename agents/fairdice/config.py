@@ -60,7 +60,8 @@ class Config:
     def __post_init__(self) -> None:
         require(0 <= self.gamma < 1, "gamma", self.gamma, "give a number in [0, 1)")
         require(self.alpha >= 0, "alpha", self.alpha, "give a number >= 0")
-        require(all(w >= 0 for w in self.weights), "weights", self.weights, "give numbers >= 0")
+        fits = all(w >= 0 for w in self.weights) and (not self.weights or sum(self.weights) > 0)
+        require(fits, "weights", self.weights, "give numbers >= 0 with a sum above 0")
         known: dict[str, tuple[str, ...]] = {
             "welfare": ("alpha", "patched_log"),
             "divergence": tuple(DIVERGENCES),
@@ -75,6 +76,8 @@ class Config:
             require(
                 getattr(self, name) in names, name, getattr(self, name), f"give one of {', '.join(names)}"
             )
+        unread = self.welfare == "patched_log" and self.alpha != 1
+        require(not unread, "alpha", self.alpha, "leave it out: welfare=patched_log has none")
         for name in ("beta", "mu_limit", "learning_rate", "mu_learning_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
         for name in ("penalty", "layers", "policy_decay"):

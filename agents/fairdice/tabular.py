@@ -39,6 +39,7 @@ from marl.momdp import Momdp
 _ROUNDS = 400  # Newton steps at one beta; CHOICE, tens are usual
 _TOLERANCE = 1e-9  # of the largest gradient entry, which is a residual of flow or return
 _ACCEPTED = 1e-6  # the same where rounding allows no better
+_CONIC_TOLERANCES = (1e-10, 1e-8)  # the second is CLARABEL's own, for where it gives up at the first; CHOICE
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -350,11 +351,20 @@ def conic(p: Problem) -> Solution:
         constraints += more
         gain = gain - p.beta * cost
     problem = cp.Problem(cp.Maximize(gain), constraints)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # "may be inaccurate": the solution says how much
-        problem.solve(solver="CLARABEL", tol_gap_abs=1e-10, tol_gap_rel=1e-10, tol_feas=1e-10)
-    if problem.status not in ("optimal", "optimal_inaccurate"):
-        raise MarlError(f"the conic solver found no optimum ({problem.status}): is every objective rewarded?")
+    status = "it gave up"
+    for tolerance in _CONIC_TOLERANCES:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # "may be inaccurate": the solution says how much
+            goals = dict.fromkeys(("tol_gap_abs", "tol_gap_rel", "tol_feas"), tolerance)
+            try:
+                problem.solve(solver="CLARABEL", **goals)
+            except cp.error.SolverError:
+                continue
+        status = problem.status
+        if status in ("optimal", "optimal_inaccurate"):
+            break
+    else:
+        raise MarlError(f"the conic solver found no optimum ({status}): is every objective rewarded?")
     d_SA = torch.zeros(S * A, dtype=torch.float64)
     d_SA[seen] = torch.from_numpy(dD_X * x.value.clip(min=0))
     d_SA = d_SA.view(S, A)

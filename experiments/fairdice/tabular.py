@@ -136,7 +136,7 @@ def random(count: int, checked: int) -> None:
 
 def conic_gap(*paths: Path) -> Derived:
     """Largest difference between the two solvers' optima; the bounds are the extremes, n the processes."""
-    rows = [row for path in paths for row in read(path) if row["gap"]]
+    rows = [row for path in paths for row in read(path) if row["gap"] not in ("", "no conic optimum")]
     gaps = np.array([float(row["gap"]) for row in rows])
     return float(gaps.max()), float(gaps.min()), float(gaps.max()), len({row["seed"] for row in rows})
 

@@ -91,9 +91,12 @@ def export(
         trust: packages besides marl that a run's config may name.
 
     Raises:
-        FieldError: the runs are of different worlds, there are fewer episodes than sources, or another world
-            has other observations or actions.
+        FieldError: settings of playing with `memory`, runs of different worlds, fewer episodes than sources,
+            or another world that has other observations or actions.
     """
+    if memory and (any(explore) or any(random) or scaled or world):
+        fix = "it is stored as it was played: leave out explore, random, scaled and env"
+        raise FieldError("memory", "true", fix)
     loaded = [load_run(folder, step=step, trust=trust, device="cpu") for folder in runs]
     made = [changed_world(cfg.env, world, trust) for cfg, _ in loaded]
     worlds = [unmake(one) for one in made]

@@ -126,7 +126,7 @@ def _checked(path: Path, i: int, trajectory: Any) -> dict[str, np.ndarray]:
     if out["next_observations"].shape != out["observations"].shape:
         raise wrong("has next observations of another size")
     if out["raw_rewards"].shape != out["preference"].shape:
-        raise wrong("has as many preferences as it has no rewards")
+        raise wrong("has rewards and preferences of unequal number")
     if not all(np.isfinite(out[key]).all() for key in _REAL):
         raise wrong("holds NaN or infinite numbers")
     if not (out["preference"] == out["preference"][0]).all():

@@ -56,6 +56,8 @@ def test_a_memory_is_exported_as_it_is(marl: Marl) -> None:
     assert "it changes obs_size, which the team was trained with" in said
     shown = marl.run("export-dataset", "run=runs/one", "out=memory", "memory=true")
     assert "episodes" in shown
+    said = marl.run("export-dataset", "run=runs/one", "out=new", "memory=true", "random=0.5", code=2)
+    assert "memory='true' cannot be used: it is stored as it was played" in said
     again = marl.run("export-dataset", "run=runs/one", "out=memory", "memory=true", code=2)
     assert "memory exists already" in again
 

@@ -151,7 +151,7 @@ def pareto() -> None:
     shown = [robot for robot in robots() if methods(robot)]
     if not shown:
         return
-    figure, axes = plots.canvas(len(shown), "Returns of two objectives, scaled by the data; a point per run")
+    figure, axes = plots.canvas(len(shown), "Scaled returns, a point per run")
     for ax, robot in zip(axes, shown, strict=False):
         groups: dict[str, Iterable[Cell]] = {
             "30 linear weights": cells_of(robot, SWEEPS[1]),
@@ -160,8 +160,11 @@ def pareto() -> None:
         for i, (name, cells) in enumerate(groups.items()):
             points = np.array([scaled_returns(cell).mean(0) for cell in cells])
             if len(points):
-                style: dict[str, Any] = {"color": plots.COLOURS[i % 7], "markersize": 4, "alpha": 0.75}
-                ax.plot(*points.T[:2], plots.MARKERS[i % 7], label=name, **style)
+                style: dict[str, Any] = {"color": plots.COLOURS[(i - 1) % 7], "alpha": 0.75, "markersize": 4}
+                marker = plots.MARKERS[(i - 1 + (i - 1) // 7) % 7]  # the eighth method: another shape
+                if not i:
+                    marker, style = ".", {"color": "0.6", "markersize": 3}
+                ax.plot(*points.T[:2], marker, label=name, **style)
         first, second = next(iter(methods(robot).values()))[0].objectives[:2]
         ax.set_xlabel(first, fontsize=9)
         ax.set_ylabel(second, fontsize=9)
@@ -175,7 +178,7 @@ def swept() -> None:
     shown = [robot for robot in robots() if cells_of(robot, "sweep")]
     if not shown:
         return
-    figure, axes = plots.canvas(len(shown), "Sweep on one seed: Nash welfare over beta, by penalty")
+    figure, axes = plots.canvas(len(shown), "Nash welfare over beta, seed 100")
     for ax, robot in zip(axes, shown, strict=False):
         by: dict[str, list[tuple[float, float]]] = {}
         for cell in cells_of(robot, "sweep"):

@@ -163,6 +163,27 @@ def test_an_objective_that_is_never_rewarded_is_refused():
     newton(problem(model=p.model, data_SA=p.data_SA, welfare=PatchedLog()))
 
 
+def test_a_conic_solver_that_gives_up_is_asked_for_less(monkeypatch):
+    """The second tolerance is tried; where both fail, one sentence says so."""
+    cp = pytest.importorskip("cvxpy", reason="cvxpy is in the extra morl")
+    data_SA = torch.tensor([[0.7, 0.3]], dtype=D)
+    one = Problem(model=bandit(), data_SA=data_SA, gamma=0.9, welfare=NASH, beta=1.0)
+    solve, asked, failures = cp.Problem.solve, [], [1]
+
+    def fails(self, *args, tol_feas, **kwargs):
+        asked.append(tol_feas)
+        if len(asked) <= failures[0]:
+            raise cp.error.SolverError("it failed")
+        return solve(self, *args, tol_feas=tol_feas, **kwargs)
+
+    monkeypatch.setattr(cp.Problem, "solve", fails)
+    assert conic(one).d_SA[0].tolist() == pytest.approx([0.66093, 0.33907], abs=1e-4)
+    assert asked == [1e-10, 1e-8]
+    failures[0] = 9
+    with pytest.raises(MarlError, match=r"the conic solver found no optimum \(it gave up\)"):
+        conic(one)
+
+
 def test_wrong_problems_are_refused(monkeypatch):
     for changes, field in (
         ({"gamma": 1.0}, "gamma=1"),

@@ -166,6 +166,20 @@ def test_the_decayed_rate_ends_at_zero(make_data):
 # What cannot be learned is refused
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"welfare": "patched_log", "alpha": 2.0}, r"alpha=2\.0 cannot be used: leave it out"),
+        ({"weights": (0.0, 0.0)}, r"weights=.* with a sum above 0"),
+        ({"beta": 0.0}, r"beta=0\.0 cannot be used: give a number above 0"),
+        ({"ends": "never"}, "ends='never' cannot be used: give one of proper, official"),
+    ],
+)
+def test_settings_that_cannot_be_used_are_refused(given, message):
+    with pytest.raises(FieldError, match=message):
+        Config(**given)
+
+
 def spoiled(make_data, change):
     data = make_data(SMALL, episodes=20)
     change(data.played.reward_ETK)
