@@ -15,7 +15,7 @@ from marl.errors import MarlError
 from marl.nets import FlatParameters, Optimiser, load_tensors, tensors_of, undone_if_not_finite
 from marl.returns import nstep_returns
 from marl.rng import Rng, Stream
-from marl.robust.messages import defended, message_defence
+from marl.robust.messages import defended, heard_at_ends, message_defence
 from marl.sparse.export.policy import Policy
 from marl.talk.team import NO_EXPORT, all_to_all
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
@@ -183,9 +183,8 @@ class SchedNet(QTeam):
             weight_BTN = self.generator(batch.obs_BTNO)
         now_BTN = schedule_of(weight_BTN, self._may_talk(batch.alive_BTN), self.config.k)
         scheduled_BTN = torch.where(filled_BT1, batch.extras["scheduled"], now_BTN)
-        delivered_BTNN = torch.where(
-            filled_BT1[..., None], batch.extras["delivered"], self._wanted(scheduled_BTN)
-        )
+        wanted_BTNN = heard_at_ends(self.message_defence, self._wanted(scheduled_BTN))
+        delivered_BTNN = torch.where(filled_BT1[..., None], batch.extras["delivered"], wanted_BTNN)
         heard_BTNN = delivered_BTNN | _own(scheduled_BTN)
         received_BTNNL = torch.where(heard_BTNN[..., None], net.say(x_BTNI)[:, :, None], 0.0)
         e_BTNH = net.hear(x_BTNI, received_BTNNL, self._averages(batch))

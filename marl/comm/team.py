@@ -37,7 +37,7 @@ from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
 from marl.robust.extras import FORCED, extra_fields
 from marl.robust.losses import categorical_kl
-from marl.robust.messages import defended, message_defence, refuse_export
+from marl.robust.messages import defended, heard_at_ends, message_defence, refuse_export
 from marl.robust.regularise import View, regulariser
 from marl.sparse import sparsify
 from marl.sparse.export.policy import Policy
@@ -259,7 +259,7 @@ class CommTeam:
         if gate_BTN is not None:  # the one that the entry before sampled
             before_BTN = torch.cat([batch.extras["carry.gate_BN"][:, None], gate_BTN[:, :-1]], 1)
             gate_BTN = before_BTN & ~batch.start_BT[..., None]
-        wanted_BTNN = self._wanted(batch.alive_BTN, gate_BTN)
+        wanted_BTNN = heard_at_ends(self.message_defence, self._wanted(batch.alive_BTN, gate_BTN))
         stored_BTRNN = batch.extras["delivered"]
         filled_BT111 = batch.filled_BT[..., None, None, None]
         return torch.where(filled_BT111, stored_BTRNN, wanted_BTNN[:, :, None])

@@ -77,6 +77,22 @@ def message_defence(
     return None
 
 
+def heard_at_ends(defence: MessageDefence | None, wanted_BTNN: Tensor) -> Tensor:
+    """What an entry without an action is valued by, where nothing was sent: of what would be, k messages.
+
+    CHOICE: a team that learns to decide from k messages would be valued by what it never hears. What dropout
+    would leave is not drawn: there values take every message, as without the defence.
+
+    Args:
+        defence: of the team.
+        wanted_BTNN: bool (receiver, sender); every message that would be sent.
+    """
+    if not isinstance(defence, Ensemble):
+        return wanted_BTNN
+    T, D = wanted_BTNN.shape[1], len(defence.keep_DNN)
+    return wanted_BTNN & defence.keep_DNN[torch.arange(T, device=wanted_BTNN.device) % D]
+
+
 class Talker(Protocol):
     """A team that talks."""
 
@@ -176,13 +192,15 @@ class Ensemble:
         ear = _Ensemble(link, self.keep_DNN, carry)
         all_R = act(ts_R, members, rng=rng_R, explore=explore, link=ear)
         actions_BN = majority(all_R.actions_BN.unflatten(0, (B, D)), ts.avail_BNA.shape[-1])
-        after = {name: value.unflatten(0, (B, D)) for name, value in all_R.carry.items()}
+        of_link = {name: value for name, value in ear.carry.items() if value is not carry.get(name)}
+        own_R = {name: value for name, value in all_R.carry.items() if name not in of_link}
+        after = {name: value.unflatten(0, (B, D)) for name, value in own_R.items()}
         if "last_action_BN" in after:  # what was done, not what a member would have done
             after["last_action_BN"] = actions_BN[:, None].expand(-1, D, -1).contiguous()
         own = {name: value[:, 0] for name, value in after.items()}  # a first member stands for the team
         kept = {f"{_MEMBER}{name}": value for name, value in after.items()}
         extras = {name: value.unflatten(0, (B, D))[:, 0] for name, value in all_R.extras.items()}
-        return Act(actions_BN=actions_BN, carry=ear.carry | own | kept, extras=extras)
+        return Act(actions_BN=actions_BN, carry=own | kept | of_link, extras=extras)
 
     def _members(self, ts: TimeStep, carry: Carry) -> dict[str, Tensor]:
         """The members' carries (B, D, ...): at an episode's start all alike."""

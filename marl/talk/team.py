@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from marl.channel import PerfectLink
 from marl.errors import MarlError
 from marl.rng import Rng, Stream
-from marl.robust.messages import defended, message_defence
+from marl.robust.messages import defended, heard_at_ends, message_defence
 from marl.sparse.export.policy import Policy
 from marl.talk.config import MessageConfig
 from marl.talk.network import TalkingQ
@@ -146,4 +146,5 @@ class TalkingTeam(QTeam):
     def _delivered(self, batch: Batch) -> Tensor:
         """Which messages arrived, bool (B, T, N, N); all that would be sent where nobody acted."""
         filled_BT11 = batch.filled_BT[..., None, None]
-        return torch.where(filled_BT11, batch.extras["delivered"], self._wanted(batch.alive_BTN))
+        wanted_BTNN = heard_at_ends(self.message_defence, self._wanted(batch.alive_BTN))
+        return torch.where(filled_BT11, batch.extras["delivered"], wanted_BTNN)

@@ -3,12 +3,13 @@
 import itertools
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
 from marl.agents import ac, commnet, ic3net, schednet, tarmac, tmc
-from marl.channel import PerfectLink
+from marl.channel import GilbertElliott, PerfectLink
 from marl.envs.relay_game import Config as Relay
 from marl.errors import FieldError, MarlError
 from marl.loops import OnPolicyConfig
@@ -116,6 +117,7 @@ def test_learning_replays_what_was_heard(name, defence):
     heard = batch.extras["delivered"][batch.filled_BT].sum(-1)
     if isinstance(defence, Ablation):
         assert heard.max() == 1
+        assert x["delivered"][~x["filled"]].sum(-1).max() == 1  # nor are ends valued by more
     assert 0 < heard.sum() < heard.numel() * 3
 
 
@@ -157,6 +159,17 @@ def test_the_certificate_by_counting():
         assert certified(agents, 1) == math.ceil((agents - 1) / 2) - 1  # C < (N - 1) / 2
 
 
+def test_the_page_says_what_is_certified():
+    page = (Path(__file__).parents[2] / "docs" / "defences.md").read_text()
+    rows = [
+        [c.strip() for c in line.strip("|").split("|")] for line in page.splitlines() if line.startswith("|")
+    ]
+    (agents,) = (row[1:] for row in rows if row[0] == "agents N")
+    for kept in (1, 2):
+        (said,) = (row[1:] for row in rows if row[0] == f"lies survived, k = {kept}")
+        assert [int(c) for c in said] == [certified(int(n), kept) for n in agents]
+
+
 @pytest.mark.parametrize("liars", [0, 1, 2])
 def test_a_majority_survives_fewer_than_half_liars(make_spec, make_step, liars):
     """Six agents, five senders each: honest ones say 1 (action 1), liars -1000. Two liars are certified."""
@@ -185,17 +198,22 @@ def test_votes_and_medians():
     assert median(torch.tensor([[[5.0], [1.0], [9.0], [7.0]]])).tolist() == [[5.0]]
 
 
+@pytest.mark.parametrize("lossy", [False, True])
 @pytest.mark.parametrize("name", TALKERS)
-def test_hearing_everybody_is_acting_as_without_the_ensemble(name):
-    """k = N - 1: one member, who hears all; the same episodes as without the defence."""
+def test_hearing_everybody_is_acting_as_without_the_ensemble(name, lossy):
+    """k = N - 1: one member, who hears all; the same episodes as without the defence, over any link."""
     env = Relay(runners=3).build(num_envs=3, device=CPU)
     rollouts = []
     for defence in (None, Ablation(kept=2)):
         world = Relay(runners=3).build(num_envs=3, device=CPU)
-        rollouts.append(Rollout(world, _team(name, env.spec, defence), Rng(5), link=_link(True)))
+        link = GilbertElliott(loss=0.4, burst=2, delay=1).build(device=CPU) if lossy else _link(True)
+        link.testing = True
+        rollouts.append(Rollout(world, _team(name, env.spec, defence), Rng(5), link=link))
     for _ in range(15):
         one, two = (r.step(0.0)[0] for r in rollouts)
         assert torch.equal(one.actions_BN, two.actions_BN)
+        for key, value in one.carry.items():
+            assert torch.equal(two.carry[key], value), key
     assert rollouts[0].link.statistics() == rollouts[1].link.statistics()
 
 
