@@ -12,6 +12,7 @@ from marl.errors import Interrupted, MarlError
 COMMANDS = {
     "train": commands.train,
     "evaluate": commands.evaluate,
+    "attack": commands.attack,
     "export": commands.export,
     "export-dataset": commands.export_dataset,
     "study": commands.study,

@@ -24,6 +24,7 @@ usage: marl <command> key=value ...
               marl train agent=vdn seeds=0-4 workers=2     one run per seed; -m also takes agent=vdn,qmix
               marl train resume=runs/<run_id>              continue a run, bit for bit (docs: where not)
   evaluate    marl evaluate run=runs/<run_id> episodes=320 measure a trained team
+  attack      marl attack run=runs/<run_id> attack=owr     attack a trained team, report what is left
   export      marl export run=runs/<run_id> format=packed  write a trained policy for other programs
   export-dataset  marl export-dataset run=<run> out=<path>  episodes of trained teams, for offline learning
   study       marl study study.yaml                        run a grid of runs, resumable
@@ -55,6 +56,18 @@ _EVALUATE_HELP = """marl evaluate run=<run folder> key=value ...: measure a trai
   channel.<field>=<value>, agent.<field>=<value>   settings of the link, and of the team
   talk=true        also a picture of who talks to whom in the first episode
   video=mp4        also a video, of a few episodes from the first one on; or video=gif
+  device=cpu, threads=<n>, trust=[package]"""
+
+_ATTACK_HELP = """marl attack run=<run folder> attack=<name> key=value ...: attack a trained team
+
+  run=<folder>     the victim's run; its newest checkpoint is used, or checkpoint=<step>
+  attack=<name>    {attacks}
+  attack.<field>=<value>   its settings (attack.force=pgd, attack.budget.linf=0.1, attack.agents=[0,1], ...)
+  attack.adversary=<folder>   a trained adversary; without it one is trained once and kept beside the victim
+  episodes=32      how many, clean, attacked, and at every point of the curve
+  curve=auto       budgets of the robustness curve: none, or as linf:0,0.1,0.2 (steps, linf, l2, l1, l0)
+  seed=<n>         other episodes than the run's own final evaluation
+  video=true       also a GIF of a clean and an attacked episode
   device=cpu, threads=<n>, trust=[package]"""
 
 _DATASET_HELP = """marl export-dataset run=<run folder> out=<folder> key=value ...: write a Minari data set
@@ -203,6 +216,38 @@ def evaluate(words: Sequence[str]) -> None:
         words=own,
         talk=_flag("talk", taken.get("talk", "false")),
         film=taken.get("video", ""),
+    )
+
+
+def attack(words: Sequence[str]) -> None:
+    """`marl attack`."""
+    from marl import compose
+
+    if any(word in ("-h", "--help") for word in words):
+        print(_ATTACK_HELP.format(attacks=" | ".join(compose.options("attack"))))
+        return
+    what = ("run", "attack", "episodes", "curve", "seed", "checkpoint", "video")
+    names = (*what, "device", "threads", "trust")
+    taken, rest = take(words, names)
+    if other := [word for word in rest if not word.startswith("attack.")]:
+        known = ", ".join((*names, "attack.<field>"))
+        raise MarlError(f"{other[0].split('=')[0]} is not a setting of marl attack: use {known}")
+    for name, fix in (("run", "run=<run folder>"), ("attack", "attack=<name>, as attack=owr")):
+        if name not in taken:
+            raise MarlError(f"{name} is missing: give {fix}")
+    from marl.robust import attack as attacks
+
+    attacks.attack_run(
+        Path(taken["run"]),
+        attack=attacks.load(taken["attack"], rest, _packages(taken)),
+        episodes=whole("episodes", taken.get("episodes", "32"), 1),
+        seed=whole("seed", taken["seed"], 0) if "seed" in taken else None,
+        step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
+        device=taken.get("device"),
+        threads=whole("threads", taken["threads"], 1) if "threads" in taken else None,
+        trust=_packages(taken),
+        curve=taken.get("curve", "auto"),
+        video=_flag("video", taken.get("video", "true")),
     )
 
 

@@ -18,7 +18,7 @@ from marl.canvas import caption
 from marl.channel import ChannelConfig, PerfectLink
 from marl.rng import Rng, Stream
 from marl.rollout import Rollout
-from marl.types import Agent, Env
+from marl.types import Act, Agent, Env
 
 _CAPTION_FRAMES = 8  # CHOICE: how long an episode's outcome stands still, in frames
 
@@ -27,6 +27,18 @@ class EnvConfig(Protocol):
     """The Config of any world."""
 
     def build(self, *, num_envs: int, device: torch.device, threads: int) -> Env: ...
+
+
+class Watcher(Protocol):
+    """Looks on while episodes are played."""
+
+    def begin(self, env: Env) -> None:
+        """A batch of worlds begins its first episodes."""
+        ...
+
+    def step(self, act: Act, playing_B: Tensor) -> None:
+        """The team acted. Args: playing_B: bool; worlds in their first episode, which alone counts."""
+        ...
 
 
 def for_evaluation(env_config: EnvConfig) -> EnvConfig:
@@ -130,6 +142,7 @@ def evaluate(
     explore: float = 0.0,
     batch: int | None = None,
     channel: ChannelConfig | None = None,
+    watcher: Watcher | None = None,
 ) -> Evaluation:
     """Play `episodes` episodes, one per env; envs that end early play on, but only their first counts.
 
@@ -144,6 +157,7 @@ def evaluate(
         batch: most envs at a time; None plays all at once, or as many as the config's `max_envs` allows (a
             world whose every env is a process of its own says so).
         channel: the link between the agents; None loses nothing.
+        watcher: sees every step.
     """
     parts, links, env_config = [], [], for_evaluation(env_config)
     batch = batch or getattr(env_config, "max_envs", None) or episodes
@@ -152,7 +166,9 @@ def evaluate(
         env = env_config.build(num_envs=rows, device=device, threads=threads)
         link = measuring_link(channel, device)
         rollout = Rollout(env, agent, _RowsFrom(rng.seed, *rng.names, first=first), link=link)
-        parts.append(_first_episodes(rollout, explore))
+        if watcher is not None:
+            watcher.begin(env)
+        parts.append(_first_episodes(rollout, explore, watcher))
         links.append(rollout.link)
         del env, rollout  # processes of this batch end before the next one starts its own
     for link in links[1:]:
@@ -170,13 +186,15 @@ def measuring_link(channel: ChannelConfig | None, device: torch.device) -> Perfe
     return link
 
 
-def _first_episodes(rollout: Rollout, explore: float) -> dict[str, Tensor]:
+def _first_episodes(rollout: Rollout, explore: float, watcher: Watcher | None) -> dict[str, Tensor]:
     """Results of the first episode of every env, float64 on the CPU."""
     B = rollout.env.num_envs
     out: dict[str, Tensor] = {}
     pending_B = torch.ones(B, dtype=torch.bool)
     while pending_B.any():
-        _, finished = rollout.step(explore)
+        act, finished = rollout.step(explore)
+        if watcher is not None:
+            watcher.step(act, pending_B)
         if finished is None:
             continue
         env_F = finished.pop("env").cpu()

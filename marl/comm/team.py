@@ -143,6 +143,15 @@ class CommTeam:
         state, _, _ = self._listen(ts, carry, PerfectLink(self.device))
         return self.network.outputs(state[0]).logits
 
+    def values(self, ts: TimeStep, carry: Carry) -> Tensor:
+        """The value heads', or the critic's of the policy's own choices, in units of returns; (B, N)."""
+        state, _, _ = self._listen(ts, carry, PerfectLink(self.device))
+        out = self.network.outputs(state[0])
+        if out.value is not None:
+            return self.norm.restore(out.value)
+        p_BNA = out.logits.masked_fill(~ts.avail_BNA, _NEVER).softmax(-1)
+        return self.norm.restore(self.network.joint_value(state[0], ts.alive_BN, p_BNA))
+
     def export(self) -> Policy:
         """What `marl export` writes: acting alone, every message delivered, with masks resolved."""
         refuse_export(self.message_defence)

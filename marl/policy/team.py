@@ -142,6 +142,11 @@ class PolicyTeam:
         """Logits of all actions, available or not; a Gaussian's means in units of the Box."""
         return self.actor.step(self._actor_inputs(ts.obs_BNO), carry["actor_BNH"])[0]
 
+    def values(self, ts: TimeStep, carry: Carry) -> Tensor:
+        """The critic's values (B, N), in units of returns."""
+        seen_BNI = self._critic_inputs(ts.obs_BNO, ts.state_BS, ts.alive_BN)
+        return self.norm.restore(self.critic.step(seen_BNI, carry["critic_BNH"])[0].squeeze(-1))
+
     def export(self) -> Policy:
         """What `marl export` writes: acting alone, with masks resolved."""
         return export.policy(self.spec, self.actor, self.policy, ids=self.config.agent_ids)

@@ -1,0 +1,153 @@
+"""Settings of an attack: `marl attack run=<run> attack=owr attack.force=pgd attack.budget.linf=0.1`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from marl.checkpoint import Saved
+from marl.config import RunConfig, unmake
+from marl.errors import FieldError, require
+from marl.robust.perturbation import Budget
+
+if TYPE_CHECKING:
+    from marl.agents.cmarl_attack.team import Attacked
+
+CHOICES = ("random", "local_worst", "mixer_worst", "ow", "owr")
+FORCES = ("control", "fgsm", "itfgsm", "pgd", "jsma", "djsma")
+LEARNED = ("ow", "owr")
+
+
+@dataclass(kw_only=True)
+class Learner:
+    """How the adversary of ow and owr is trained; a deep Q-network in the team's world, mates frozen."""
+
+    kind: Literal["own", "sb3"] = "own"  # own: recurrent, batched over worlds; sb3: Stable-Baselines3's DQN
+    total_steps: int = 200_000  # team steps, >= 1; the paper does not say: CHOICE
+    num_envs: int = 16  # >= 1; CHOICE
+    seed: int = 0  # >= 0
+    hidden: int = 64  # features of the network's layers, >= 1; CHOICE, as the victims'
+    learning_rate: float = 1e-3  # > 0; CHOICE, as the victims'
+    update_ratio: float = 0.02  # updates per team step, > 0; CHOICE, as the fast settings
+    explore_steps: int = 50_000  # team steps in which epsilon falls from 1 to 0.05, >= 0; CHOICE
+    # Of owr alone. reward: r_adv = -r_team - weight d^2. soft: the loss gains weight sum_a p_a d_a^2,
+    # p = softmax(Q / temperature). The paper's lambda is unknown; d is in units of the victim's scores: logits
+    # want a smaller weight than action values.
+    regulariser: Literal["reward", "soft"] = "reward"
+    weight: float = 0.05  # lambda, >= 0; CHOICE
+    temperature: float = 0.1  # > 0, in units of the adversary's values; CHOICE
+
+    def __post_init__(self) -> None:
+        for name in ("total_steps", "num_envs", "hidden"):
+            require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
+        for name in ("seed", "explore_steps"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give an integer >= 0")
+        for name in ("learning_rate", "update_ratio", "temperature"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
+        require(self.weight >= 0, "weight", self.weight, "give a number >= 0")
+        soft = self.kind == "sb3" and self.regulariser == "soft"
+        require(not soft, "regulariser", "soft", "give reward: SB3's loss is its own")
+
+
+@dataclass(kw_only=True)
+class Timing:
+    """At which steps the attacker acts."""
+
+    when: Literal["always", "random", "critical"] = "always"
+    steps: int | None = None  # at most so many attacked steps in an episode, >= 0; None: no limit
+    rate: float = 0.5  # of when=random: probability of an attack at each step, [0, 1]; CHOICE
+    # Of when=critical: attack where the victim prefers its best action to its worst by at least this much, as
+    # a difference of probabilities softmax(scores), [0, 1]; Lin et al. 2017 (strategically timed attack)
+    threshold: float = 0.5
+
+    def __post_init__(self) -> None:
+        fix = "give null or a whole number of 0 or more"
+        require(self.steps is None or self.steps >= 0, "steps", self.steps, fix)
+        for name in ("rate", "threshold"):
+            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "give a number in [0, 1]")
+
+
+@dataclass(kw_only=True)
+class Config:
+    """Victims, step one, step two, budgets. Values that the paper does not state are CHOICE."""
+
+    agents: tuple[int, ...] = (0,)  # the victims; the paper: one, a stalker (agent 0 of 2s3z)
+    choose: Literal["random", "local_worst", "mixer_worst", "ow", "owr"] = "owr"  # step one
+    force: Literal["control", "fgsm", "itfgsm", "pgd", "jsma", "djsma"] = "djsma"  # step two
+    timing: Timing = field(default_factory=Timing)
+    budget: Budget = field(default_factory=Budget)  # of one observation at one step
+    kinds: tuple[Literal["real", "binary", "onehot"], ...] = ("real", "binary", "onehot")  # that may change
+
+    # What gradient methods raise: the target's score (the paper), its lead over the best other action, or its
+    # log-probability.
+    gain: Literal["score", "margin", "cross_entropy"] = "score"
+    step: float = 0.1  # of itfgsm and pgd, > 0; AMI's re-implementation
+    iterations: int = (
+        30  # of itfgsm, pgd, and for each theta of jsma and djsma, >= 1; AMI's re-implementation
+    )
+    norm: Literal["linf", "l2", "l1"] = "linf"  # in which pgd's steps are steepest
+    theta: float = 1.0  # step of jsma, > 0
+    thetas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)  # steps of djsma, rising, each > 0
+
+    learner: Learner = field(default_factory=Learner)  # of ow and owr
+    adversary: Path | None = None  # a run folder of theirs; None: trained and kept beside the victim
+
+    def __post_init__(self) -> None:
+        require(self.step > 0, "step", self.step, "give a number above 0")
+        require(self.theta > 0, "theta", self.theta, "give a number above 0")
+        require(self.iterations >= 1, "iterations", self.iterations, "give an integer >= 1")
+        rising = all(0 < a < b for a, b in zip(self.thetas, (*self.thetas[1:], math.inf), strict=True))
+        require(bool(self.thetas) and rising, "thetas", self.thetas, "give rising numbers above 0")
+        require(bool(self.kinds), "kinds", self.kinds, "give one or more of real, binary, onehot")
+        if self.force == "fgsm":
+            fix = "give attack.budget.linf=<number>: it is FGSM's step"
+            require(math.isfinite(self.budget.linf), "budget.linf", self.budget.linf, fix)
+        if self.adversary is not None and self.choose not in LEARNED:
+            raise FieldError("adversary", str(self.adversary), f"choose={self.choose} has none; leave it out")
+
+    @property
+    def label(self) -> str:
+        """A short name of file names and tables."""
+        return f"{self.choose}-{self.force}"
+
+    @property
+    def hash(self) -> str:
+        """Hex digest of every setting."""
+        return hashlib.sha256(json.dumps(unmake(self), sort_keys=True).encode()).hexdigest()
+
+    @property
+    def budgets(self) -> tuple[str, tuple[float, ...]]:
+        """What the robustness curve runs over, and where: attacked steps, L-infinity or L1 (CHOICE)."""
+        if self.force == "control":
+            return "steps", (0, 1, 2, 4, 8, 16)
+        if self.force in ("fgsm", "itfgsm", "pgd"):
+            return "linf", (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
+        return "l1", (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+
+    def within(self, name: str, value: float) -> Config:
+        """The same attack with one budget changed: steps, linf, l2, l1 or l0."""
+        if name == "steps":
+            return dataclasses.replace(self, timing=dataclasses.replace(self.timing, steps=int(value)))
+        known = ("steps", "linf", "l2", "l1", "l0")
+        require(name in known, "curve", name, f"give one of {', '.join(known)}")
+        changed: Any = {name: int(value) if name == "l0" else value}
+        return dataclasses.replace(self, budget=dataclasses.replace(self.budget, **changed))
+
+    def build(self, *, cfg: RunConfig, saved: Saved, agent: Any) -> Attacked:
+        """The team under attack.
+
+        Args:
+            cfg: of the victim's run.
+            saved: its checkpoint.
+            agent: its team; its networks are frozen.
+        """
+        from marl.agents.cmarl_attack.team import Attacked
+        from marl.agents.cmarl_attack.world import ready
+
+        adversary = ready(self, cfg, saved, agent.spec) if self.choose in LEARNED else None
+        return Attacked(self, agent, cfg, adversary)

@@ -1,0 +1,184 @@
+"""JSMA and d-JSMA: change the few features that the Jacobian says tell most against the other actions.
+
+| symbol | name here | meaning |
+|---|---|---|
+| J_ap = dQ_a/dx_p | jacobian (..., A, O) | of the victim's scores in its own observation |
+| A_p, A_pq | towards | dQ_t/dx_p, or the sum of p's and q's |
+| B_p, B_pq | others | sum over available j != t of dQ_j/dx_p, or of p's and q's |
+| S | saliency | 0 if A B >= 0, else |A| |B|: both must speak for the target |
+| theta | theta | step of every feature that is chosen, towards sign(A) |
+| W = B K | rows | one for each world and victim |
+
+JSMA (pairs=False) changes one feature per iteration by a fixed theta. d-JSMA changes the pair of largest S,
+first with a small theta; where that fails within `iterations` steps it begins anew with the next larger one.
+Features that cannot move by theta's sign any more (their range, or the L-infinity budget) are left out; a
+step that would break the L0, L1 or L2 budget ends the attempt: a larger budget only makes paths longer, so
+that success never decreases with it.
+The Jacobian of all worlds comes from one forward and one backward pass over A copies of the batch.
+CHOICE: only available actions count in B, since only they compete.
+
+References: Papernot et al., "The Limitations of Deep Learning in Adversarial Settings", EuroS&P 2016 (JSMA);
+Lin et al. 2020 (d-JSMA; its equations 4 to 6 were not found, this is a reconstruction).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from marl.robust.perturbation import Budget, Limits, chosen
+
+# From observations of rows (X, K, O) and the worlds of these rows (X,): scores (X, K, A), differentiable.
+RowScores = Callable[[Tensor, Tensor], Tensor]
+_PAIRS = 1 << 23  # CHOICE: numbers of a table of pairs at a time, 32 MiB
+
+
+def jacobian(scores: RowScores, x_XKO: Tensor, row_X: Tensor, actions: int) -> tuple[Tensor, Tensor]:
+    """dQ_a/dx (X, K, A, O) of every victim in its own observation, and the scores (X, K, A); constants.
+
+    Args:
+        scores: see `RowScores`.
+        x_XKO: the victims' observations.
+        row_X: worlds of the rows.
+        actions: A.
+    """
+    X, A = len(row_X), actions
+    with torch.enable_grad():
+        copies = x_XKO.detach().repeat_interleave(A, 0).requires_grad_()  # row x A + a asks for action a
+        all_YKA = scores(copies, row_X.repeat_interleave(A))
+        own_XAKA = all_YKA.view(X, A, *all_YKA.shape[1:])
+        gain = own_XAKA.diagonal(dim1=1, dim2=3).sum()
+        (slope,) = torch.autograd.grad(gain, copies)
+    return slope.view(X, A, *x_XKO.shape[1:]).transpose(1, 2), own_XAKA[:, 0].detach()
+
+
+def saliency(towards: Tensor, others: Tensor) -> Tensor:
+    """|A| |B| where they differ in sign, else 0."""
+    return torch.where(towards * others < 0, (towards * others).abs(), 0.0)
+
+
+def choose_feature(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor) -> Tensor:
+    """Moves (W, O) of -1, 0, 1: the one feature of largest saliency; all 0 where no feature has any.
+
+    Args:
+        towards_WO, others_WO: A_p and B_p.
+        up_WO, down_WO: bool; whether the feature can move that way.
+    """
+    can_WO = torch.where(towards_WO > 0, up_WO, down_WO)
+    s_WO = saliency(towards_WO, others_WO) * can_WO
+    best_W1 = s_WO.argmax(-1, keepdim=True)
+    sign_W1 = towards_WO.gather(-1, best_W1).sign() * (s_WO.gather(-1, best_W1) > 0)
+    return torch.zeros_like(towards_WO).scatter(-1, best_W1, sign_W1)
+
+
+def choose_pair(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor) -> Tensor:
+    """As `choose_feature`, for the pair p != q of largest saliency; both move by sign(A_pq)."""
+    parts = max(1, _PAIRS // towards_WO.shape[-1] ** 2)
+    cut = (v.split(parts) for v in (towards_WO, others_WO, up_WO, down_WO))
+    return torch.cat([_choose_pair(*part) for part in zip(*cut, strict=True)])
+
+
+def _choose_pair(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor) -> Tensor:
+    W, O = towards_WO.shape  # noqa: E741
+    a_WOO = towards_WO[:, :, None] + towards_WO[:, None]
+    b_WOO = others_WO[:, :, None] + others_WO[:, None]
+    up_WOO, down_WOO = (can[:, :, None] & can[:, None] for can in (up_WO, down_WO))
+    upper_OO = torch.ones(O, O, dtype=torch.bool, device=towards_WO.device).triu(1)
+    s_WOO = saliency(a_WOO, b_WOO) * (torch.where(a_WOO > 0, up_WOO, down_WOO) & upper_OO)
+    best_W1 = s_WOO.flatten(1).argmax(-1, keepdim=True)
+    sign_W1 = a_WOO.flatten(1).gather(-1, best_W1).sign() * (s_WOO.flatten(1).gather(-1, best_W1) > 0)
+    pair_W2 = torch.cat([best_W1.div(O, rounding_mode="floor"), best_W1 % O], -1)
+    return torch.zeros_like(towards_WO).scatter(-1, pair_W2, sign_W1.expand(W, 2))
+
+
+def jsma(
+    scores: RowScores,
+    x_BKO: Tensor,
+    target_BK: Tensor,
+    avail_BKA: Tensor,
+    wanted_BK: Tensor,
+    limits: Limits,
+    budget: Budget,
+    *,
+    thetas: Sequence[float],
+    iterations: int,
+    pairs: bool,
+) -> Tensor:
+    """Perturbed observations of the victims (B, K, O); those that are not wanted stay as they are.
+
+    A victim's result is that of the smallest theta that succeeds, or else of the last one.
+
+    Args:
+        scores: see `RowScores`.
+        x_BKO: clean observations.
+        target_BK, avail_BKA: wanted and available actions.
+        wanted_BK: bool; whose observation is to be changed.
+        limits: of the victims' features, (K, O).
+        budget: per observation.
+        thetas: steps, each > 0, from small to large; JSMA has one.
+        iterations: most steps for each theta.
+        pairs: two features at a time.
+    """
+    clean_BKO = found_BKO = x_BKO
+    open_BK = wanted_BK
+    for theta in thetas:
+        x_BKO = torch.where(open_BK[..., None], clean_BKO, found_BKO)
+        going_BK = open_BK
+        for step in range(iterations + 1):
+            row_X = going_BK.any(-1).nonzero().flatten()
+            if not len(row_X):
+                break
+            (x_XKO, target_XK, avail_XKA) = (v[row_X] for v in (x_BKO, target_BK, avail_BKA))
+            j_XKAO, q_XKA = jacobian(scores, x_XKO, row_X, avail_BKA.shape[-1])
+            missing_XK = going_BK[row_X] & (chosen(q_XKA, avail_XKA) != target_XK)
+            open_BK = open_BK.index_put((row_X,), open_BK[row_X] & (missing_XK | ~going_BK[row_X]))
+            going_BK = going_BK.index_put((row_X,), missing_XK)
+            if step == iterations:
+                break
+            moved_XKO = _step(
+                x_XKO, clean_BKO[row_X], j_XKAO, target_XK, avail_XKA, limits, budget, theta, pairs=pairs
+            )
+            moved_XKO = torch.where(missing_XK[..., None], moved_XKO, x_XKO)
+            going_BK = going_BK.index_put((row_X,), missing_XK & (moved_XKO != x_XKO).any(-1))
+            x_BKO = x_BKO.index_put((row_X,), moved_XKO)
+        found_BKO = x_BKO
+        if not open_BK.any():
+            break
+    return found_BKO
+
+
+def _step(
+    x: Tensor,
+    clean: Tensor,
+    jacobian: Tensor,
+    target: Tensor,
+    avail: Tensor,
+    limits: Limits,
+    budget: Budget,
+    theta: float,
+    *,
+    pairs: bool,
+) -> Tensor:
+    """One step of all rows (X, K, O); rows whose next step would break a budget stay."""
+    X, K, O = x.shape  # noqa: E741
+    at = target[..., None, None].expand(X, K, 1, O)
+    towards = jacobian.gather(2, at).squeeze(2)
+    others = (jacobian * avail[..., None]).sum(2) - towards
+    low = torch.minimum(limits.low, clean).maximum(clean - budget.linf)
+    high = torch.maximum(limits.high, clean).minimum(clean + budget.linf)
+    up, down = limits.free & (x < high), limits.free & (x > low)
+    choose = choose_pair if pairs else choose_feature
+    move = choose(*(v.expand(X, K, O).flatten(0, 1) for v in (towards, others, up, down))).view(X, K, O)
+    after = torch.where(move == 0, x, (x + theta * move).clamp(low, high))
+    return torch.where(_within(after - clean, budget)[..., None], after, x)
+
+
+def _within(delta: Tensor, budget: Budget) -> Tensor:
+    """Whether the L0, L1 and L2 budgets hold, but for rounding; bool (...)."""
+    slack = 1e-5
+    fits = (delta.abs().sum(-1) <= budget.l1 + slack * (budget.l1 > 0)) & (
+        delta.norm(dim=-1) <= budget.l2 + slack * (budget.l2 > 0)
+    )
+    return fits if budget.l0 is None else fits & ((delta != 0).sum(-1) <= budget.l0)

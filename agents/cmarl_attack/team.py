@@ -1,0 +1,206 @@
+"""The team under attack: it acts in the team's place and looks like a team to whoever measures it.
+
+| symbol | name here | meaning |
+|---|---|---|
+| v | of_victims | the victims among the agents |
+| a* | greedy_BN | what the team would do, seeing what it sees |
+| t | target_BK | what the attacker wants the victims to do |
+| eta | x' - x | change of the victims' observations |
+
+Every step: choose t (choose.py), find eta (force.py), let the team act on o + eta. The perturbed observation
+is what the victim's recurrent state takes in, too. Under direct control the victim sees the truth, its action
+is replaced, and its memory of its last action holds what it did.
+A victim is attacked at a step where it is alive, t differs from a*, and the timing allows it.
+CHOICE: a* of a team that talks is what it would do if every message arrived.
+
+The numbers of a step are in the act's extras, summed over victims (B,): `attack.attacked`; of attacked ones
+`attack.misled` (did not do a*), `attack.hit` (did t), `attack.l0`, `attack.l1`, `attack.linf`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from marl.agents.cmarl_attack import choose, force
+from marl.agents.cmarl_attack.config import LEARNED, Config
+from marl.agents.cmarl_attack.victim import Victim
+from marl.agents.cmarl_attack.world import view
+from marl.config import RunConfig, label
+from marl.errors import FieldError, MarlError
+from marl.rng import Stream
+from marl.robust.perturbation import Limits, chosen
+from marl.types import Act, Batch, Carry, Env, FieldSpec, Link, TimeStep
+
+_OWN = "attack."  # prefix of what the attacker carries beside the team
+_ADVERSARY = "adversary."
+
+
+class Attacked:
+    """See the module's text.
+
+    Args:
+        config: the attack.
+        agent: the trained team.
+        cfg: of its run.
+        adversary: the trained adversary of choose=ow and owr.
+
+    Raises:
+        MarlError: the attack does not fit the team.
+    """
+
+    extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored: this team does not learn
+
+    def __init__(self, config: Config, agent: Any, cfg: RunConfig, adversary: Any) -> None:
+        self.config, self.agent, self.spec = config, agent, agent.spec
+        self.victim = Victim(agent, agent.spec, config.agents)
+        self.device, self.adversary, self._cfg = self.victim.device, adversary, cfg
+        self.env: Env | None = None  # where it acts: `attach`
+        self._copies: Env | None = None
+        with_critic = choose.has_mixer(agent) or choose.has_critic(agent)
+        if config.choose == "mixer_worst" and not with_critic:
+            fix = f"{label(cfg.agent)} has neither a mixer nor a critic; give local_worst"
+            raise FieldError("attack.choose", config.choose, fix)
+        limits = Limits.of(agent.spec, self.device, agents=config.agents, kinds=config.kinds)
+        if config.force != "control" and not limits.free.any():
+            fix = "the victims have no feature of these kinds; give others, or attack.force=control"
+            raise FieldError("attack.kinds", config.kinds, fix)
+        self.limits = limits
+
+    def attach(self, env: Env) -> None:
+        """Say where the team acts: mixer_worst tries actions in copies of it where there is no mixer."""
+        self.env, self._copies = env, None
+
+    def initial_carry(self, rows: int) -> Carry:
+        """The team's, the adversary's, and how many steps of the episode were attacked."""
+        carry = dict(self.agent.initial_carry(rows))
+        carry[_OWN + "used_B"] = torch.zeros(rows, dtype=torch.int64, device=self.device)
+        if self.adversary is not None:
+            own = self.adversary.initial_carry(rows)
+            carry |= {_OWN + _ADVERSARY + name: value for name, value in own.items()}
+        return carry
+
+    @torch.no_grad()
+    def act(
+        self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link | None = None
+    ) -> Act:
+        team = {k: v for k, v in carry.items() if not k.startswith(_OWN)}
+        own = {k.removeprefix(_OWN): v for k, v in carry.items() if k.startswith(_OWN)}
+        scores_BNA = self.victim.scores(ts, team)
+        greedy_BN = chosen(scores_BNA, ts.avail_BNA)
+        target_BK, own = self._target(ts, team, own, scores_BNA, greedy_BN, rng)
+        attacked_BK = self._attacked(ts, own, scores_BNA, greedy_BN, target_BK, rng)
+        own = own | {"used_B": own["used_B"] + attacked_BK.any(-1)}
+        x_BNO = ts.obs_BNO
+        if self.config.force != "control" and attacked_BK.any():
+            x_BNO = force.perturb(self.config, self.victim, self.limits, ts, team, target_BK, attacked_BK)
+        act = self.agent.act(replace(ts, obs_BNO=x_BNO), team, rng=rng, explore=explore, link=link)
+        if self.config.force == "control":
+            act = control(act, self.victim, target_BK, attacked_BK)
+        did_BK, was_BK = (self.victim.of_victims(v) for v in (act.actions_BN, greedy_BN))
+        eta_BKO = self.victim.of_victims(x_BNO - ts.obs_BNO)
+        numbers = {
+            "attacked": attacked_BK,
+            "misled": attacked_BK & (did_BK != was_BK),
+            "hit": attacked_BK & (did_BK == target_BK),
+            "l0": (eta_BKO != 0).sum(-1),
+            "l1": eta_BKO.abs().sum(-1),
+            "linf": eta_BKO.abs().amax(-1),
+        }
+        extras = {_OWN + name: value.sum(-1).to(torch.float64) for name, value in numbers.items()}
+        kept = {_OWN + name: value for name, value in own.items()}
+        return Act(actions_BN=act.actions_BN, carry=act.carry | kept, extras=extras)
+
+    def _target(
+        self, ts: TimeStep, team: Carry, own: Carry, scores_BNA: Tensor, greedy_BN: Tensor, rng: Stream
+    ) -> tuple[Tensor, Carry]:
+        """Step one: the victims' wanted actions (B, K), and what the attacker carries after it."""
+        how, victim = self.config.choose, self.victim
+        avail_BKA = victim.of_victims(ts.avail_BNA)
+        if how in LEARNED:
+            memory = {k.removeprefix(_ADVERSARY): v for k, v in own.items() if k.startswith(_ADVERSARY)}
+            seen = view(ts, victim)
+            act = self.adversary.act(seen, memory, rng=rng.fold("adversary"), explore=0.0)
+            own = own | {_ADVERSARY + name: value for name, value in act.carry.items()}
+            return act.actions_BN, own
+        if how == "random":
+            return choose.at_random(victim.of_victims(greedy_BN), avail_BKA, rng.fold("target")), own
+        if how == "local_worst":
+            return choose.local_worst(victim.of_victims(scores_BNA), avail_BKA), own
+        if choose.has_mixer(self.agent):
+            return choose.mixer_worst(victim, ts, team, greedy_BN), own
+        return self._critic_worst(ts, team, greedy_BN, rng), own
+
+    def _critic_worst(self, ts: TimeStep, team: Carry, greedy_BN: Tensor, rng: Stream) -> Tensor:
+        if self.env is None:
+            raise MarlError(
+                "attack.choose=mixer_worst tries actions in copies of the worlds: attach them first"
+            )
+        B, A = len(greedy_BN), self.spec.n_actions
+        if self._copies is None or self._copies.num_envs != B * A:
+            from marl.evaluate import for_evaluation
+
+            build = for_evaluation(self._cfg.env).build
+            self._copies = build(num_envs=B * A, device=self.device, threads=self._cfg.threads)
+            from marl.rng import Rng
+
+            self._copies.reset(Rng(0, "copies"))
+        after = self.agent.act(ts, team, rng=rng, explore=0.0).carry
+        return choose.critic_worst(self.victim, self._copies, self.env, after, greedy_BN, ts.avail_BNA)
+
+    def _attacked(
+        self,
+        ts: TimeStep,
+        own: Carry,
+        scores_BNA: Tensor,
+        greedy_BN: Tensor,
+        target_BK: Tensor,
+        rng: Stream,
+    ) -> Tensor:
+        """Who is attacked now, bool (B, K)."""
+        timing, victim = self.config.timing, self.victim
+        wanted_BK = victim.of_victims(ts.alive_BN) & (target_BK != victim.of_victims(greedy_BN))
+        if timing.steps is not None:
+            wanted_BK = wanted_BK & (own["used_B"] < timing.steps)[:, None]
+        if timing.when == "random":
+            return wanted_BK & (rng.fold("timing").uniform(1) < timing.rate)
+        if timing.when == "critical":
+            return wanted_BK & (preference(victim, scores_BNA, ts.avail_BNA) >= timing.threshold)
+        return wanted_BK
+
+    def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
+        """The team's, of what it would see without the attack."""
+        team = {k: v for k, v in carry.items() if not k.startswith(_OWN)}
+        out: Tensor = self.agent.scores(ts, team)
+        return out
+
+    def update(self, batch: Batch, *, rng: Stream) -> dict[str, Tensor]:
+        raise MarlError("a team under attack does not learn: train with a defence instead")
+
+    def state_dict(self) -> dict[str, Any]:
+        state: dict[str, Any] = self.agent.state_dict()
+        return state
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.agent.load_state_dict(state)
+
+
+def preference(victim: Victim, scores_BNA: Tensor, avail_BNA: Tensor) -> Tensor:
+    """Largest less smallest probability of an available action, softmax of the scores; (B, K)."""
+    avail_BKA = victim.of_victims(avail_BNA)
+    p_BKA = victim.of_victims(scores_BNA).masked_fill(~avail_BKA, -torch.inf).softmax(-1)
+    return p_BKA.amax(-1) - p_BKA.masked_fill(~avail_BKA, torch.inf).amin(-1)
+
+
+def control(act: Act, victim: Victim, target_BK: Tensor, attacked_BK: Tensor) -> Act:
+    """The act with the attacked victims' actions replaced, in the team's memory of them too."""
+    own_BK = torch.where(attacked_BK, target_BK, victim.of_victims(act.actions_BN))
+    actions_BN = victim.put(act.actions_BN, own_BK)
+    carry = dict(act.carry)
+    if "last_action_BN" in carry:
+        carry["last_action_BN"] = victim.put(carry["last_action_BN"], own_BK)
+    return replace(act, actions_BN=actions_BN, carry=carry)

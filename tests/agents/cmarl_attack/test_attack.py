@@ -1,0 +1,381 @@
+"""The team under attack: steps one and two, timing, budgets, the victim's memory, the adversary's world."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from marl import config
+from marl.agents.cmarl_attack import Config, Learner, Timing, choose
+from marl.agents.cmarl_attack.adversary import cheapness
+from marl.agents.cmarl_attack.config import FORCES
+from marl.agents.cmarl_attack.team import Attacked
+from marl.agents.cmarl_attack.victim import Victim
+from marl.agents.cmarl_attack.world import World, gaps, run_config
+from marl.errors import FieldError, MarlError
+from marl.measure import load_agent, load_run
+from marl.rng import Rng, Stream
+from marl.robust.attack import measure
+from marl.robust.perturbation import Budget, chosen
+from marl.types import EnvSpec, TimeStep
+from tests.agents.cmarl_attack.hand import HandMade
+
+CPU = torch.device("cpu")
+PERTURBING = tuple(name for name in FORCES if name != "control")
+
+
+def under(team: HandMade, **settings: Any) -> Attacked:
+    budget = settings.pop("budget", Budget(linf=0.3))
+    defaults: dict[str, Any] = {"choose": "local_worst", "force": "itfgsm", "iterations": 10}
+    return Attacked(Config(**(defaults | settings), budget=budget), team, None, None)  # type: ignore[arg-type]
+
+
+def greedy(team: HandMade, ts: TimeStep) -> torch.Tensor:
+    return chosen(team.scores(ts, {}), ts.avail_BNA)
+
+
+# Step one
+
+
+def test_choices_by_hand(team: HandMade, ts: TimeStep, spec: EnvSpec, stream: Stream) -> None:
+    scores, best = team.scores(ts, {}), greedy(team, ts)
+    victim = Victim(team, spec, (0,))
+    avail = victim.of_victims(ts.avail_BNA)
+    worst = choose.local_worst(victim.of_victims(scores), avail)
+    for b in range(5):
+        free = [a for a in range(4) if ts.avail_BNA[b, 0, a]]
+        assert int(worst[b]) == min(free, key=lambda a: float(scores[b, 0, a]))
+    mixed = choose.mixer_worst(victim, ts, {}, best)
+    for b in range(5):  # action 2 is the team's worst by far, whatever the agent itself thinks
+        wanted = 2 if ts.avail_BNA[b, 0, 2] else int(worst[b])
+        assert int(mixed[b]) == wanted
+    assert bool((mixed != worst).any())
+    counts = torch.zeros(5, 4)
+    for i in range(300):
+        drawn = choose.at_random(victim.of_victims(best), avail, stream.fold(i))
+        assert bool(avail.gather(-1, drawn[..., None]).all())
+        counts[torch.arange(5), drawn[:, 0]] += 1
+    others = avail[:, 0].clone()
+    others[torch.arange(5), best[:, 0]] = False
+    assert bool(((counts > 0) == others).all()), "every available action but the greedy one"
+    shares = counts[others] / (300 / others.sum(-1, keepdim=True).expand(-1, 4)[others])
+    assert bool((shares - 1).abs().max() < 0.35)
+
+
+def test_an_agent_without_a_choice_is_left_alone(team: HandMade, ts: TimeStep, stream: Stream) -> None:
+    avail = torch.zeros_like(ts.avail_BNA)
+    avail[..., 0] = True
+    attacked = under(team, choose="random")
+    act = attacked.act(replace(ts, avail_BNA=avail), attacked.initial_carry(5), rng=stream, explore=0.0)
+    assert float(act.extras["attack.attacked"].sum()) == 0
+    assert torch.equal(act.carry["seen_BNO"], ts.obs_BNO)
+
+
+# Step two
+
+
+@pytest.mark.parametrize("force", PERTURBING)
+def test_only_the_victims_free_features_change(
+    force: str, team: HandMade, ts: TimeStep, stream: Stream
+) -> None:
+    attacked = under(team, force=force, agents=(2, 0), kinds=("real",), theta=0.2, thetas=(0.1, 0.3))
+    act = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
+    seen = act.carry["seen_BNO"]  # what the team's memory took in
+    eta = seen - ts.obs_BNO
+    assert float(act.extras["attack.attacked"].sum()) > 0
+    assert float(eta.abs().sum()) > 0
+    assert float(eta[:, 1].abs().sum()) == 0, "a mate"
+    assert float(eta[..., 4:].abs().sum()) == 0, "a flag, and padding"
+    assert float(eta.abs().max()) <= 0.3 + 1e-6
+    assert bool(((seen >= 0) & (seen <= 1)).all())
+    torch.testing.assert_close(act.extras["attack.l1"], eta.abs().sum((1, 2)).double())
+    assert act.extras["attack.l0"].tolist() == (eta != 0).sum((1, 2)).double().tolist()
+    per_victim = eta.abs().amax(-1)[:, [2, 0]].sum(-1).double()
+    torch.testing.assert_close(act.extras["attack.linf"], per_victim)
+    assert torch.equal(act.actions_BN, chosen(team.function(seen), ts.avail_BNA)), "the team acts on it"
+
+
+def test_targets_are_reached_and_counted(team: HandMade, ts: TimeStep, stream: Stream) -> None:
+    attacked = under(team, choose="local_worst", force="pgd", budget=Budget(), gain="margin", iterations=60)
+    act = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
+    before, scores = greedy(team, ts), team.scores(ts, {})
+    target = choose.local_worst(scores[:, :1], ts.avail_BNA[:, :1])[:, 0]
+    hit = (act.actions_BN[:, 0] == target) & (target != before[:, 0])
+    assert act.extras["attack.hit"].tolist() == hit.double().tolist()
+    assert act.extras["attack.misled"].tolist() == (act.actions_BN[:, 0] != before[:, 0]).double().tolist()
+    assert int(hit.sum()) >= 2
+    assert torch.equal(act.actions_BN[:, 1:], before[:, 1:])
+
+
+def test_direct_control_replaces_the_action_and_the_memory_of_it(
+    team: HandMade, ts: TimeStep, stream: Stream
+) -> None:
+    attacked = under(team, force="control", choose="local_worst", agents=(1,))
+    act = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
+    target = choose.local_worst(team.scores(ts, {})[:, 1:2], ts.avail_BNA[:, 1:2])[:, 0]
+    assert torch.equal(act.actions_BN[:, 1], target)
+    assert torch.equal(act.carry["last_action_BN"], act.actions_BN)
+    assert torch.equal(act.carry["seen_BNO"], ts.obs_BNO), "it sees the truth"
+    assert act.extras["attack.hit"].tolist() == act.extras["attack.attacked"].tolist()
+
+
+@pytest.mark.parametrize("force", PERTURBING)
+@pytest.mark.parametrize("name", ["linf", "l1", "l0", "l2"])
+def test_a_budget_of_zero_changes_nothing(
+    force: str, name: str, team: HandMade, ts: TimeStep, stream: Stream
+) -> None:
+    budget = Budget(**({"linf": 0.3} | {name: 0}))  # type: ignore[arg-type]
+    attacked = under(team, force=force, budget=budget)
+    act = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
+    assert torch.equal(act.carry["seen_BNO"], ts.obs_BNO)
+    assert torch.equal(act.actions_BN, greedy(team, ts))
+    assert float(act.extras["attack.attacked"].sum()) > 0, "it tried"
+    assert float(act.extras["attack.misled"].sum()) == 0
+
+
+# Timing
+
+
+def test_a_budget_of_steps_holds(team: HandMade, ts: TimeStep, stream: Stream) -> None:
+    attacked = under(team, force="control", timing=Timing(steps=2))
+    carry, counts = attacked.initial_carry(5), torch.zeros(5, dtype=torch.float64)
+    for _ in range(5):
+        act = attacked.act(ts, carry, rng=stream, explore=0.0)
+        carry, counts = act.carry, counts + act.extras["attack.attacked"]
+    wanted = (
+        choose.local_worst(team.scores(ts, {})[:, :1], ts.avail_BNA[:, :1])[:, 0] != greedy(team, ts)[:, 0]
+    )
+    assert counts.tolist() == (2.0 * wanted).tolist()
+    none = under(team, force="control", timing=Timing(steps=0))
+    act = none.act(ts, none.initial_carry(5), rng=stream, explore=0.0)
+    assert torch.equal(act.actions_BN, greedy(team, ts))
+
+
+def test_timing_by_chance_and_by_preference(team: HandMade, ts: TimeStep, stream: Stream) -> None:
+    half = under(team, force="control", timing=Timing(when="random", rate=0.25))
+    every = under(team, force="control")
+    total = sum(
+        float(
+            half.act(ts, half.initial_carry(5), rng=stream.fold(i), explore=0.0)
+            .extras["attack.attacked"]
+            .sum()
+        )
+        for i in range(200)
+    )
+    most = float(
+        every.act(ts, every.initial_carry(5), rng=stream, explore=0.0).extras["attack.attacked"].sum()
+    )
+    assert 0.17 < total / (200 * most) < 0.33
+    p = team.scores(ts, {})[:, 0].masked_fill(~ts.avail_BNA[:, 0], -torch.inf).softmax(-1)
+    spread = p.amax(-1) - p.masked_fill(~ts.avail_BNA[:, 0], torch.inf).amin(-1)
+    middle = float(spread.median())
+    careful = under(team, force="control", timing=Timing(when="critical", threshold=middle))
+    act = careful.act(ts, careful.initial_carry(5), rng=stream, explore=0.0)
+    full = every.act(ts, every.initial_carry(5), rng=stream, explore=0.0).extras["attack.attacked"]
+    assert act.extras["attack.attacked"].tolist() == (full * (spread >= middle)).tolist()
+
+
+# The adversary
+
+
+def test_the_soft_penalty_by_hand_and_its_gradient() -> None:
+    q = torch.tensor([[[[1.0, 0.0, 5.0]]], [[[0.0, 0.0, 0.0]]]], requires_grad=True)
+    avail = torch.tensor([[[[True, True, False]]], [[[True, True, True]]]])
+    gap = torch.tensor([[[[2.0, 0.0, 9.0]]], [[[1.0, 1.0, 1.0]]]])
+    live = torch.tensor([[[True]], [[False]]])
+    p = 1 / (1 + torch.exp(torch.tensor(-2.0)))  # tau 0.5: exp(2) : exp(0)
+    value = cheapness(q, avail, gap, live, temperature=0.5)
+    torch.testing.assert_close(value, 4 * p)
+    value.backward()
+    assert q.grad is not None
+    slope = 4 * p * (1 - p) / 0.5
+    torch.testing.assert_close(q.grad[0, 0, 0], torch.stack([slope, -slope, torch.tensor(0.0)]))
+    assert float(q.grad[1].abs().sum()) == 0
+
+
+def test_gaps_by_hand(team: HandMade, ts: TimeStep, spec: EnvSpec) -> None:
+    d = gaps(Victim(team, spec, (1,)), ts, {})
+    scores = team.scores(ts, {})[:, 1]
+    for b in range(5):
+        free = ts.avail_BNA[b, 1]
+        best = scores[b][free].max()
+        for a in range(4):
+            wanted = float(best - scores[b, a]) if free[a] else 0.0
+            assert float(d[b, 0, a]) == pytest.approx(wanted, abs=1e-6)
+
+
+BATTLE = ("env=battle/3m", "agent=qmix", "agent.hidden=16")
+
+
+def test_the_adversarys_world_is_the_teams_turned_round(trained: Callable[..., Path]) -> None:
+    folder = trained(*BATTLE)
+    cfg, saved = load_run(folder)
+    world = World(run=folder, step=saved.step, agents=(1,), penalty=0.5)
+    env = world.build(num_envs=3, device=CPU, threads=1)
+    assert env.spec.agents == ("agent_1",)
+    ts = env.reset(Rng(1, "x"))
+    plain = cfg.env.build(num_envs=3, device=CPU, threads=1)
+    agent = load_agent(cfg, saved)
+    ts_plain, carry = plain.reset(Rng(1, "x").child("env")), agent.initial_carry(3)
+    rng = Rng(1, "x").stream("act", 3)
+    for t in range(4):
+        assert torch.equal(ts.obs_BNO[:, 0], ts_plain.obs_BNO[:, 1])
+        action = ts.avail_BNA[:, 0].float().argmax(-1)
+        d = gaps(Victim(agent, plain.spec, (1,)), ts_plain, carry).gather(-1, action[:, None, None])[:, 0, 0]
+        act = agent.act(ts_plain, carry, rng=rng.fold(t), explore=0.0)
+        act.actions_BN[:, 1] = action
+        carry = act.carry | {"last_action_BN": act.actions_BN}
+        ts, ts_plain = env.step(action[:, None]), plain.step(act.actions_BN)
+        assert ts.reward_B is not None
+        assert ts_plain.reward_B is not None
+        torch.testing.assert_close(ts.reward_B, -ts_plain.reward_B - 0.5 * d.square())
+
+
+def test_the_adversarys_world_goes_on_bit_for_bit(trained: Callable[..., Path]) -> None:
+    folder = trained(*BATTLE)
+    step = load_run(folder)[1].step
+    made = [
+        World(run=folder, step=step, penalty=0.1, gap=True).build(num_envs=2, device=CPU, threads=1)
+        for _ in range(2)
+    ]
+    one, two = made
+    ts = one.reset(Rng(2))
+    for _ in range(5):
+        ts = one.step(ts.avail_BNA.float().argmax(-1))
+    two.reset(Rng(2))
+    two.load_state_dict({k: v.clone() for k, v in one.state_dict().items()})
+    for _ in range(70):  # over the end of an episode
+        action = ts.avail_BNA.float().argmax(-1)
+        ts, other = one.step(action), two.step(action)
+        for name, value in ts.state_dict().items():
+            assert torch.equal(value, other.state_dict()[name]), name
+
+
+def attack_config(**learner: Any) -> Config:
+    small = {
+        "total_steps": 60,
+        "num_envs": 2,
+        "hidden": 8,
+        "explore_steps": 50,
+        "update_ratio": 0.2,
+    } | learner
+    return Config(choose="owr", force="control", learner=Learner(**small))
+
+
+def test_the_adversary_is_trained_once_and_kept(
+    trained: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = trained(*BATTLE)
+    cfg, saved = load_run(folder)
+    attack = attack_config()
+    first = attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    assert "adversary owr_own_s0_" in capsys.readouterr().err
+    again = replace(attack, force="djsma").build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    assert "adversary" not in capsys.readouterr().err, "step two does not matter to it"
+    for one, two in zip(
+        first.adversary.state_dict()["networks"].values(),
+        again.adversary.state_dict()["networks"].values(),
+        strict=True,
+    ):
+        assert torch.equal(one, two)
+    kept = run_config(attack, cfg, saved.step).folder
+    assert kept.parent == folder / "adversaries"
+    named = replace(attack, adversary=kept).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    assert named.adversary is not None
+    with pytest.raises(FieldError, match=r"attack.adversary=.*give the run of an adversary of agents 1"):
+        replace(attack, agents=(1,), adversary=kept).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+
+
+@pytest.mark.parametrize("regulariser", ["reward", "soft"])
+def test_the_adversarys_run_resumes_bit_for_bit(
+    regulariser: str, trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    from marl import train
+    from marl.resume import resume
+
+    folder = trained(*BATTLE)
+    cfg, saved = load_run(folder)
+    made = run_config(attack_config(regulariser=regulariser, total_steps=300), cfg, saved.step)
+
+    def run(name: str, steps: int) -> Any:
+        return train.run(replace(made, runs_dir=tmp_path, run_id=name, total_steps=steps))
+
+    run("whole", 300)
+    run("half", 160)
+    train.run(*resume(tmp_path / "half", ["total_steps=300"])[:2])
+    states = [load_run(tmp_path / name)[1].state["agent"]["networks"] for name in ("whole", "half")]
+    for name, value in states[0].items():
+        assert torch.equal(value, states[1][name]), name
+
+
+def test_a_stored_adversary_does_not_trust_for_its_user(trained: Callable[..., Path]) -> None:
+    node = config.unmake(World(run=trained(*BATTLE), step=20))
+    assert set(node) == {"_target_", "run", "step", "agents", "penalty", "gap"}
+
+
+# Whole attacks
+
+
+def test_attacks_are_the_same_twice_and_in_parts(trained: Callable[..., Path]) -> None:
+    cfg, saved = load_run(trained(*BATTLE))
+    attack = Config(choose="random", force="djsma", iterations=3)
+
+    def played(batch: int | None) -> dict[str, list[float]]:
+        team = attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+        return measure(team, cfg, episodes=4, seed=5, batch=batch).episodes
+
+    once = played(None)
+    assert once == played(None)
+    assert sum(once["attack.attacked"]) > 0
+    parts = played(2)
+    assert parts["attack.attacked"] == once["attack.attacked"]
+    assert parts["return"] == pytest.approx(once["return"], abs=1e-4)
+
+
+def test_a_critic_tries_every_action_in_copies_of_the_worlds(trained: Callable[..., Path]) -> None:
+    """mixer_worst of an actor-critic team against one world at a time, stepped by hand."""
+    folder = trained("env=battle/3m", "agent=mappo", "agent.hidden=16")
+    cfg, saved = load_run(folder)
+    agent = load_agent(cfg, saved)
+    attack = Config(choose="mixer_worst", force="control", agents=(2,))
+    team = attack.build(cfg=cfg, saved=saved, agent=agent)
+    env = cfg.env.build(num_envs=2, device=CPU, threads=1)
+    team.attach(env)
+    ts, rng = env.reset(Rng(3)), Rng(3).stream("act", 2)
+    carry = team.initial_carry(2)
+    before = {k: v.clone() for k, v in env.state_dict().items()}
+    act = team.act(ts, carry, rng=rng, explore=0.0)
+    assert all(torch.equal(v, before[k]) for k, v in env.state_dict().items()), "the worlds are left alone"
+    plain = {k: v for k, v in carry.items() if not k.startswith("attack.")}
+    own = agent.act(ts, plain, rng=rng, explore=0.0)
+    worth = torch.full((2, env.spec.n_actions), torch.inf)
+    for a in range(env.spec.n_actions):
+        joint = own.actions_BN.clone()
+        joint[:, 2] = a
+        if not ts.avail_BNA[:, 2, a].all():
+            continue  # the first step of this map offers both worlds the same
+        env.load_state_dict(before)
+        after = env.step(joint)
+        with torch.no_grad():
+            value = agent.values(after, own.carry).mean(-1)
+        assert after.reward_B is not None
+        worth[:, a] = after.reward_B + cfg.agent.gamma * value
+    assert torch.equal(act.actions_BN[:, 2], worth.argmin(-1))
+
+
+WRONG = [
+    ({"agents": (7,)}, "agents=(7,) cannot be used: give numbers from 0 to 2"),
+    ({"agents": (0, 0)}, "agents=(0, 0) cannot be used"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), WRONG)
+def test_wrong_victims_say_so(settings: dict[str, Any], words: str, team: HandMade) -> None:
+    with pytest.raises(MarlError) as error:
+        under(team, **settings)
+    assert words in str(error.value)
