@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from marl.agents.cmarl_attack.messages import Lie
+from marl.agents.cmarl_attack.model import Model
 from marl.checkpoint import Saved
 from marl.config import RunConfig, unmake
 from marl.errors import FieldError, require
@@ -19,7 +21,8 @@ if TYPE_CHECKING:
     from marl.agents.cmarl_attack.team import Attacked
 
 CHOICES = ("random", "local_worst", "mixer_worst", "ow", "owr")
-FORCES = ("control", "fgsm", "itfgsm", "pgd", "jsma", "djsma")
+FORCES = ("control", "fgsm", "itfgsm", "pgd", "jsma", "djsma")  # that make the victims do a chosen action
+UNTARGETED = ("message", "model")  # that want no particular one
 LEARNED = ("ow", "owr")
 
 
@@ -36,8 +39,8 @@ class Learner:
     update_ratio: float = 0.02  # updates per team step, > 0; CHOICE, as the fast settings
     explore_steps: int = 50_000  # team steps in which epsilon falls from 1 to 0.05, >= 0; CHOICE
     # Of owr alone. reward: r_adv = -r_team - weight d^2. soft: the loss gains weight sum_a p_a d_a^2,
-    # p = softmax(Q / temperature). The paper's lambda is unknown; d is in units of the victim's scores: logits
-    # want a smaller weight than action values.
+    # p = softmax(Q / temperature). The paper's lambda is unknown; d is in units of the victim's scores: give
+    # logits a smaller weight than action values.
     regulariser: Literal["reward", "soft"] = "reward"
     weight: float = 0.05  # lambda, >= 0; CHOICE
     temperature: float = 0.1  # > 0, in units of the adversary's values; CHOICE
@@ -77,8 +80,11 @@ class Config:
     """Victims, step one, step two, budgets. Values that the paper does not state are CHOICE."""
 
     agents: tuple[int, ...] = (0,)  # the victims; the paper: one, a stalker (agent 0 of 2s3z)
-    choose: Literal["random", "local_worst", "mixer_worst", "ow", "owr"] = "owr"  # step one
-    force: Literal["control", "fgsm", "itfgsm", "pgd", "jsma", "djsma"] = "djsma"  # step two
+    sensitive: int | None = None  # so many victims, found by their sensitivity, in place of `agents`; >= 1
+    # Step one; none goes with force=message and model alone, which want no particular action.
+    choose: Literal["random", "local_worst", "mixer_worst", "ow", "owr", "none"] = "owr"
+    # Step two
+    force: Literal["control", "fgsm", "itfgsm", "pgd", "jsma", "djsma", "message", "model"] = "djsma"
     timing: Timing = field(default_factory=Timing)
     budget: Budget = field(default_factory=Budget)  # of one observation at one step
     kinds: tuple[Literal["real", "binary", "onehot"], ...] = ("real", "binary", "onehot")  # that may change
@@ -86,14 +92,15 @@ class Config:
     # What gradient methods raise: the target's score (the paper), its lead over the best other action, or its
     # log-probability.
     gain: Literal["score", "margin", "cross_entropy"] = "score"
-    step: float = 0.1  # of itfgsm and pgd, > 0; AMI's re-implementation
-    iterations: int = (
-        30  # of itfgsm, pgd, and for each theta of jsma and djsma, >= 1; AMI's re-implementation
-    )
+    step: float = 0.1  # of itfgsm, pgd and model, > 0; AMI's re-implementation
+    # Of itfgsm, pgd, model, and for each theta of jsma and djsma, >= 1; AMI's re-implementation
+    iterations: int = 30
     norm: Literal["linf", "l2", "l1"] = "linf"  # in which pgd's steps are steepest
     theta: float = 1.0  # step of jsma, > 0
     thetas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)  # steps of djsma, rising, each > 0
 
+    lie: Lie = "flip"  # of force=message
+    model: Model = field(default_factory=Model)  # of force=model
     learner: Learner = field(default_factory=Learner)  # of ow and owr
     adversary: Path | None = None  # a run folder of theirs; None: trained and kept beside the victim
 
@@ -104,6 +111,13 @@ class Config:
         rising = all(0 < a < b for a, b in zip(self.thetas, (*self.thetas[1:], math.inf), strict=True))
         require(bool(self.thetas) and rising, "thetas", self.thetas, "give rising numbers above 0")
         require(bool(self.kinds), "kinds", self.kinds, "give one or more of real, binary, onehot")
+        untargeted = self.force in UNTARGETED
+        fix = f"force={self.force} wants an action; give one of {', '.join(CHOICES)}"
+        if untargeted:
+            fix = f"force={self.force} wants no particular action; give none"
+        require(untargeted == (self.choose == "none"), "choose", self.choose, fix)
+        fix = "give null or a whole number of 1 or more"
+        require(self.sensitive is None or self.sensitive >= 1, "sensitive", self.sensitive, fix)
         if self.force == "fgsm":
             fix = "give attack.budget.linf=<number>: it is FGSM's step"
             require(math.isfinite(self.budget.linf), "budget.linf", self.budget.linf, fix)
@@ -113,7 +127,7 @@ class Config:
     @property
     def label(self) -> str:
         """A short name of file names and tables."""
-        return f"{self.choose}-{self.force}"
+        return self.force if self.choose == "none" else f"{self.choose}-{self.force}"
 
     @property
     def hash(self) -> str:
@@ -123,9 +137,9 @@ class Config:
     @property
     def budgets(self) -> tuple[str, tuple[float, ...]]:
         """What the robustness curve runs over, and where: attacked steps, L-infinity or L1 (CHOICE)."""
-        if self.force == "control":
+        if self.force in ("control", "message"):
             return "steps", (0, 1, 2, 4, 8, 16)
-        if self.force in ("fgsm", "itfgsm", "pgd"):
+        if self.force in ("fgsm", "itfgsm", "pgd", "model"):
             return "linf", (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
         return "l1", (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
@@ -149,5 +163,17 @@ class Config:
         from marl.agents.cmarl_attack.team import Attacked
         from marl.agents.cmarl_attack.world import ready
 
-        adversary = ready(self, cfg, saved, agent.spec) if self.choose in LEARNED else None
-        return Attacked(self, agent, cfg, adversary)
+        attack = self.resolved(cfg, agent)
+        adversary = ready(attack, cfg, saved, agent.spec) if self.choose in LEARNED else None
+        return Attacked(attack, agent, cfg, adversary)
+
+    def resolved(self, cfg: RunConfig, agent: Any) -> Config:
+        """The attack with its victims named, where they are found by their sensitivity."""
+        if self.sensitive is None:
+            return self
+        from marl.agents.cmarl_attack.sensitivity import EPISODES, most_sensitive
+
+        fix = f"the team has {agent.spec.n_agents} agents; give so many or fewer"
+        require(self.sensitive <= agent.spec.n_agents, "attack.sensitive", self.sensitive, fix)
+        found = most_sensitive(agent, cfg, self.sensitive, episodes=EPISODES, seed=cfg.seed)
+        return dataclasses.replace(self, agents=found, sensitive=None)

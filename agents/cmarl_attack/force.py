@@ -6,6 +6,7 @@
 | itfgsm | steps along the sign of the target's score's own gradient, until the target is reached |
 | pgd | the same along the steepest direction of a norm, projected onto every budget |
 | jsma, djsma | few features, by the Jacobian (jsma.py) |
+| model | pgd on what a learned model foresees (model.py); no action is wanted |
 
 The gradient is of the current step alone: what the victim's recurrent state holds is a constant.
 """
@@ -50,6 +51,27 @@ def perturb(
     return ts.obs_BNO.index_copy(0, row_X, victim.put(rows.obs_BNO, x_XKO))
 
 
+def towards_failure(
+    config: Config,
+    victim: Victim,
+    limits: Limits,
+    ts: TimeStep,
+    carry: Carry,
+    aim: Aim,
+    attacked_BK: Tensor,
+) -> Tensor:
+    """As `perturb`, raising a gain of the victims' scores, one number per world, that wants no action."""
+    look, x_BNO = victim.look(ts, carry), ts.obs_BNO
+    found_BNO = pgd(
+        *(look, x_BNO, aim, limits, config.budget),
+        step=config.step,
+        iterations=config.iterations,
+        norm=config.norm,
+    )
+    x_BKO = torch.where(attacked_BK[..., None], *(victim.of_victims(x) for x in (found_BNO, x_BNO)))
+    return victim.put(x_BNO, x_BKO)
+
+
 def _by_gradient(
     config: Config,
     victim: Victim,
@@ -64,10 +86,10 @@ def _by_gradient(
     given = victim.look(ts, carry), ts.obs_BNO, aim, limits, config.budget
     if config.force == "fgsm":
         return victim.of_victims(fgsm(*given))
-    steps = {"step": config.step, "iterations": config.iterations}
+    step, most = config.step, config.iterations
     if config.force == "itfgsm":
-        return victim.of_victims(iterative_fgsm(*given, **steps))
-    return victim.of_victims(pgd(*given, **steps, norm=config.norm))
+        return victim.of_victims(iterative_fgsm(*given, step=step, iterations=most))
+    return victim.of_victims(pgd(*given, step=step, iterations=most, norm=config.norm))
 
 
 def _of(attacked_BK: Tensor, aim: Aim) -> Aim:

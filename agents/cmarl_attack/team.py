@@ -10,7 +10,7 @@
 Every step: choose t (choose.py), find eta (force.py), let the team act on o + eta. The perturbed observation
 is what the victim's recurrent state takes in, too. Under direct control the victim sees the truth, its action
 is replaced, and its memory of its last action holds what it did.
-A victim is attacked at a step where it is alive, t differs from a*, and the timing allows it.
+A victim is attacked at a step where it is alive, t (if there is one) differs from a*, and the timing allows.
 CHOICE: a* of a team that talks is what it would do if every message arrived.
 
 The numbers of a step are in the act's extras, summed over victims (B,): `attack.attacked`; of attacked ones
@@ -27,9 +27,12 @@ import torch
 from torch import Tensor
 
 from marl.agents.cmarl_attack import choose, force
-from marl.agents.cmarl_attack.config import LEARNED, Config
+from marl.agents.cmarl_attack.config import LEARNED, UNTARGETED, Config
+from marl.agents.cmarl_attack.messages import LyingLink
+from marl.agents.cmarl_attack.model import foresees_failure, learned
 from marl.agents.cmarl_attack.victim import Victim
 from marl.agents.cmarl_attack.world import view
+from marl.channel import PerfectLink
 from marl.config import RunConfig, label
 from marl.errors import FieldError, MarlError
 from marl.rng import Stream
@@ -66,10 +69,11 @@ class Attacked:
             fix = f"{label(cfg.agent)} has neither a mixer nor a critic; give local_worst"
             raise FieldError("attack.choose", config.choose, fix)
         limits = Limits.of(agent.spec, self.device, agents=config.agents, kinds=config.kinds)
-        if config.force != "control" and not limits.free.any():
+        if config.force not in ("control", "message") and not limits.free.any():
             fix = "the victims have no feature of these kinds; give others, or attack.force=control"
             raise FieldError("attack.kinds", config.kinds, fix)
         self.limits = limits
+        self.dynamics = learned(agent, cfg, config.model) if config.force == "model" else None
 
     def attach(self, env: Env) -> None:
         """Say where the team acts: mixer_worst tries actions in copies of it where there is no mixer."""
@@ -92,28 +96,80 @@ class Attacked:
         own = {k.removeprefix(_OWN): v for k, v in carry.items() if k.startswith(_OWN)}
         scores_BNA = self.victim.scores(ts, team)
         greedy_BN = chosen(scores_BNA, ts.avail_BNA)
-        target_BK, own = self._target(ts, team, own, scores_BNA, greedy_BN, rng)
+        target_BK = None
+        if self.config.force not in UNTARGETED:
+            target_BK, own = self._target(ts, team, own, scores_BNA, greedy_BN, rng)
         attacked_BK = self._attacked(ts, own, scores_BNA, greedy_BN, target_BK, rng)
         own = own | {"used_B": own["used_B"] + attacked_BK.any(-1)}
-        x_BNO = ts.obs_BNO
-        if self.config.force != "control" and attacked_BK.any():
-            x_BNO = force.perturb(self.config, self.victim, self.limits, ts, team, target_BK, attacked_BK)
-        act = self.agent.act(replace(ts, obs_BNO=x_BNO), team, rng=rng, explore=explore, link=link)
+        x_BNO = self._seen(ts, team, greedy_BN, target_BK, attacked_BK)
+        lies = None
+        if self.config.force == "message":
+            lies = self._lies(link or PerfectLink(self.device), attacked_BK, rng)
+        act = self.agent.act(replace(ts, obs_BNO=x_BNO), team, rng=rng, explore=explore, link=lies or link)
         if self.config.force == "control":
+            assert target_BK is not None
             act = control(act, self.victim, target_BK, attacked_BK)
-        did_BK, was_BK = (self.victim.of_victims(v) for v in (act.actions_BN, greedy_BN))
-        eta_BKO = self.victim.of_victims(x_BNO - ts.obs_BNO)
-        numbers = {
-            "attacked": attacked_BK,
-            "misled": attacked_BK & (did_BK != was_BK),
-            "hit": attacked_BK & (did_BK == target_BK),
-            "l0": (eta_BKO != 0).sum(-1),
-            "l1": eta_BKO.abs().sum(-1),
-            "linf": eta_BKO.abs().amax(-1),
-        }
-        extras = {_OWN + name: value.sum(-1).to(torch.float64) for name, value in numbers.items()}
+        numbers = self._numbers(act, x_BNO - ts.obs_BNO, lies, greedy_BN, target_BK, attacked_BK)
         kept = {_OWN + name: value for name, value in own.items()}
-        return Act(actions_BN=act.actions_BN, carry=act.carry | kept, extras=extras)
+        return Act(actions_BN=act.actions_BN, carry=act.carry | kept, extras=numbers)
+
+    def _seen(
+        self,
+        ts: TimeStep,
+        team: Carry,
+        greedy_BN: Tensor,
+        target_BK: Tensor | None,
+        attacked_BK: Tensor,
+    ) -> Tensor:
+        """Step two: the observations that the team acts on (B, N, O)."""
+        how = self.config.force
+        if how in ("control", "message") or not attacked_BK.any():
+            return ts.obs_BNO
+        given = self.config, self.victim, self.limits, ts, team
+        if target_BK is not None:
+            return force.perturb(*given, target_BK, attacked_BK)
+        assert self.dynamics is not None
+        aim = foresees_failure(
+            self.dynamics,
+            ts.state_BS,
+            greedy_BN,
+            self.victim.of_victims(ts.avail_BNA),
+            self.victim.victims_K,
+            temperature=self.config.model.temperature,
+        )
+        return force.towards_failure(*given, aim, attacked_BK)
+
+    def _lies(self, link: Link, attacked_BK: Tensor, rng: Stream) -> LyingLink:
+        c = self.config
+        return LyingLink(
+            link, self.victim.victims_K, attacked_BK, lie=c.lie, linf=c.budget.linf, rng=rng.fold("lies")
+        )
+
+    def _numbers(
+        self,
+        act: Act,
+        eta_BNO: Tensor,
+        lies: LyingLink | None,
+        greedy_BN: Tensor,
+        target_BK: Tensor | None,
+        attacked_BK: Tensor,
+    ) -> dict[str, Tensor]:
+        """The extras of a step. A lie misleads if a mate does something else; then all liars count."""
+        did_BK, was_BK = (self.victim.of_victims(v) for v in (act.actions_BN, greedy_BN))
+        eta_BKO = self.victim.of_victims(eta_BNO)
+        sizes = (eta_BKO != 0).sum(-1), eta_BKO.abs().sum(-1), eta_BKO.abs().amax(-1)
+        misled_BK = did_BK != was_BK
+        if lies is not None:
+            if not lies.rounds:
+                raise MarlError(f"{label(self._cfg.agent)} sends no messages: give another attack.force")
+            sizes = lies.features_BK, lies.change_BK, lies.largest_BK
+            changed_BN = self.victim.put(act.actions_BN != greedy_BN, torch.zeros_like(misled_BK))
+            misled_BK = changed_BN.any(-1, keepdim=True).expand_as(misled_BK)
+        numbers = {"attacked": attacked_BK, "misled": attacked_BK & misled_BK}
+        if target_BK is not None:
+            numbers["hit"] = attacked_BK & (did_BK == target_BK)
+        numbers |= dict(zip(("l0", "l1", "linf"), sizes, strict=True))
+        return {_OWN + name: value.sum(-1).to(torch.float64) for name, value in numbers.items()}
 
     def _target(
         self, ts: TimeStep, team: Carry, own: Carry, scores_BNA: Tensor, greedy_BN: Tensor, rng: Stream
@@ -158,12 +214,14 @@ class Attacked:
         own: Carry,
         scores_BNA: Tensor,
         greedy_BN: Tensor,
-        target_BK: Tensor,
+        target_BK: Tensor | None,
         rng: Stream,
     ) -> Tensor:
         """Who is attacked now, bool (B, K)."""
         timing, victim = self.config.timing, self.victim
-        wanted_BK = victim.of_victims(ts.alive_BN) & (target_BK != victim.of_victims(greedy_BN))
+        wanted_BK = victim.of_victims(ts.alive_BN)
+        if target_BK is not None:
+            wanted_BK = wanted_BK & (target_BK != victim.of_victims(greedy_BN))
         if timing.steps is not None:
             wanted_BK = wanted_BK & (own["used_B"] < timing.steps)[:, None]
         if timing.when == "random":

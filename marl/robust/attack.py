@@ -79,8 +79,8 @@ class Measured:
         count = sum(self.episodes.get(PREFIX + "attacked", [0.0]))
         names = {"misled": "misclassified", "hit": "target_reached", "l0": "l0", "l1": "l1", "linf": "linf"}
         for name, shown in names.items():
-            total = sum(self.episodes.get(PREFIX + name, [0.0]))
-            out[shown] = total / count if count else None
+            known = PREFIX + name in self.episodes
+            out[shown] = sum(self.episodes[PREFIX + name]) / count if known and count else None
         return out | {"steps_attacked": self.mean(PREFIX + "attacked"), "seconds": self.seconds}
 
 

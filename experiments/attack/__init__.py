@@ -1,0 +1,1 @@
+"""Attacks on trained teams: victims, the grid of attacks, its table."""

@@ -1,0 +1,173 @@
+"""Every attack on every victim: one raw file per cell, so that the same command does what is missing.
+
+    python -m experiments.attack.grid                    the grid on all victims of the study, one thread each
+    python -m experiments.attack.grid --workers 2        two victims at a time
+    python -m experiments.attack.grid --weights          weights of the regulariser on the tuning victims
+    python -m experiments.attack.grid --run <run_id>     one victim
+
+needs the run folders of `marl study experiments/attack/study.yaml` and writes
+experiments/attack/raw/cells/<run_id>-<choose>-<force>.json. Adversaries are kept beside their victims; a grid
+trains each of them once, and one that was stopped goes on from its checkpoint.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import itertools
+import json
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from experiments.claims import ROOT
+from marl import files, results
+from marl.agents.cmarl_attack import Config, Learner
+from marl.errors import MarlError
+from marl.measure import load_agent, load_run
+from marl.process import prepare_process
+from marl.robust.attack import measure
+from marl.robust.perturbation import Budget
+
+HERE = ROOT / "experiments" / "attack"
+RAW = HERE / "raw" / "cells"
+RUNS = ROOT / "runs" / "attack"
+COMMAND = "python -m experiments.attack.grid"
+CHOOSE = ("random", "local_worst", "mixer_worst", "ow", "owr")
+FORCE = ("control", "fgsm", "itfgsm", "pgd", "jsma", "djsma")
+EPISODES = 320
+VICTIM = 0  # a stalker: ids sort by unit type, as in the paper
+FGSM_STEP = 1.0  # CHOICE: the widest step that the range allows, so that one step has its best chance
+WEIGHTS = {"qmix": 0.05, "mappo": 0.001}  # of the regulariser; CHOICE until `--weights` says otherwise
+TRIED = (0.0, 0.01, 0.05, 0.2, 1.0)
+
+
+def attack(agent: str, choose: str, force: str, weight: float | None = None) -> Config:
+    """A cell's settings."""
+    weight = WEIGHTS[agent] if weight is None else weight
+    return Config(
+        agents=(VICTIM,),
+        choose=choose,  # type: ignore[arg-type]
+        force=force,  # type: ignore[arg-type]
+        budget=Budget(linf=FGSM_STEP) if force == "fgsm" else Budget(),
+        learner=Learner(weight=weight),
+    )
+
+
+def victims(raw: Path = HERE / "raw") -> list[dict[str, Any]]:
+    """The study's finished runs: run_id, part, agent and seed."""
+    found = [json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]
+    out = []
+    for run in found:
+        agent = dict(word.split("=", 1) for word in run["overrides"])["agent"]
+        out.append({"run_id": run["run_id"], "part": run["part"], "agent": agent, "seed": run["seed"]})
+    return out
+
+
+def cells() -> Iterator[tuple[str, str]]:
+    """(choose, force), the team alone first."""
+    yield "none", "none"
+    yield from itertools.product(CHOOSE, FORCE)
+
+
+def cell(folder: Path, about: dict[str, Any], settings: Config | None) -> dict[str, Any]:
+    """Play one cell.
+
+    Args:
+        folder: the victim's run.
+        about: what the raw file says besides.
+        settings: the attack; None leaves the team alone.
+    """
+    cfg, saved = load_run(folder, threads=1)
+    prepare_process(cfg)
+    team = load_agent(cfg, saved)
+    if settings is not None:
+        team = settings.build(cfg=cfg, saved=saved, agent=team)
+        torch.set_num_threads(1)
+    played = measure(team, cfg, episodes=EPISODES, seed=cfg.seed)
+    numbers = played.numbers()
+    return {
+        **about,
+        "checkpoint": saved.step,
+        "weight": settings.learner.weight if settings is not None and settings.choose == "owr" else None,
+        "attack_hash": settings.hash if settings is not None else None,
+        "numbers": numbers,
+        "returns": [round(value, 4) for value in played.episodes["return"]],
+        "wins": "".join(str(int(value)) for value in played.episodes["success"]),
+        "attacked": [int(value) for value in played.episodes.get("attack.attacked", [])],
+        "command": COMMAND,
+        "git": results.git(),
+        "hardware": results.hardware(),
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+    }
+
+
+def attack_victim(victim: dict[str, Any]) -> None:
+    """Every cell of one victim that has no raw file."""
+    for choose, force in cells():
+        path = RAW / f"{victim['run_id']}-{choose}-{force}.json"
+        if path.is_file():
+            continue
+        settings = None if choose == "none" else attack(victim["agent"], choose, force)
+        out = cell(RUNS / victim["run_id"], {**victim, "choose": choose, "force": force}, settings)
+        files.make_folder(RAW)
+        files.write_json(path, out)
+        _say(path.stem, out)
+
+
+def try_weights(victim: dict[str, Any]) -> None:
+    """d-JSMA and direct control of owr under every weight and both regularisers, on a tuning victim."""
+    for regulariser, weight, force in itertools.product(("reward", "soft"), TRIED, ("control", "djsma")):
+        path = RAW.parent / "weights" / f"{victim['run_id']}-{regulariser}-{weight:g}-{force}.json"
+        if path.is_file():
+            continue
+        settings = attack(victim["agent"], "owr", force, weight)
+        learner = dataclasses.replace(settings.learner, regulariser=regulariser)
+        about = {**victim, "choose": "owr", "force": force, "regulariser": regulariser}
+        out = cell(RUNS / victim["run_id"], about, dataclasses.replace(settings, learner=learner))
+        files.make_folder(path.parent)
+        files.write_json(path, out)
+        _say(path.stem, out)
+
+
+def _say(name: str, out: dict[str, Any]) -> None:
+    n = out["numbers"]
+    l1 = "-" if n["l1"] is None else f"{n['l1']:.2f}"
+    print(
+        f"{name}: return {n['return']:.2f}, wins {n['success']:.1%}, L1 {l1}, {n['seconds']:.0f} s",
+        flush=True,
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument(
+        "--workers", type=int, default=1, help="victims at a time, a process of one thread each"
+    )
+    parser.add_argument("--weights", action="store_true", help="try the regulariser's weights instead")
+    parser.add_argument("--run", help="one victim alone")
+    given = parser.parse_args(arguments)
+    chosen = [v for v in victims() if (v["part"] == "tune") == given.weights]
+    if given.run is not None:
+        chosen = [v for v in chosen if v["run_id"] == given.run]
+    if not chosen:
+        raise MarlError("no victim is trained: run marl study experiments/attack/study.yaml first")
+    if given.workers == 1 or len(chosen) == 1:
+        for victim in chosen:
+            (try_weights if given.weights else attack_victim)(victim)
+        return
+    command = [sys.executable, "-m", "experiments.attack.grid", *["--weights"] * given.weights]
+    with ThreadPoolExecutor(given.workers) as pool:
+        codes = list(pool.map(lambda v: subprocess.run([*command, "--run", v["run_id"]]).returncode, chosen))
+    if any(codes):
+        raise MarlError("a victim's cells failed; the same command does what is missing")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,176 @@
+"""The grid's table, picture and claims, redrawn from its raw files.
+
+    python -m experiments.attack.table
+
+reads experiments/attack/raw/cells/*.json and writes the table into experiments/attack/README.md,
+plots/grid.png and the rows attack.* that the files support.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from experiments import tables
+from experiments.attack.grid import CHOOSE, FORCE, HERE, RAW, cells
+from experiments.claims import ROOT, Derived, write_claim
+from marl import plots, stats
+from marl.files import write_atomic
+
+Cell = dict[str, Any]
+COMMAND = "python -m experiments.attack.grid"
+
+
+def read(paths: Iterable[Path]) -> list[Cell]:
+    """The cells of these raw files."""
+    return [json.loads(path.read_text()) for path in paths]
+
+
+def number(cell: Cell, name: str) -> float | None:
+    """A number of a cell: recomputed from its episodes where they are kept."""
+    if name == "return":
+        return float(np.mean(cell["returns"]))
+    if name == "success":
+        return cell["wins"].count("1") / len(cell["wins"])
+    value = cell["numbers"][name]
+    return None if value is None else float(value)
+
+
+def _mean(values: list[float]) -> Derived:
+    """Mean over victims with its 95 % interval (CHOICE: five victims; the paper reports means)."""
+    value, low, high = stats.interval(np.array(values), stats.mean, rng=np.random.default_rng(0)).numbers()
+    return value, low, high, len(values)
+
+
+def _shown(cells: list[Cell], name: str, form: str) -> str:
+    values = [v for v in (number(cell, name) for cell in cells) if v is not None]
+    if not values:
+        return "-"
+    value, low, high, _ = _mean(values)
+    between = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
+    return f"{value:{form}}{between}"
+
+
+def table(found: list[Cell]) -> str:
+    """Markdown: a row per victim's method, step one and step two."""
+    columns = "victim, step one, step two, victims, return, wins, misled, target reached, L1, L0, attacked"
+    names = columns.split(", ")
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for agent in dict.fromkeys(cell["agent"] for cell in found):
+        for choose, force in cells():
+            mine = [c for c in found if (c["agent"], c["choose"], c["force"]) == (agent, choose, force)]
+            if not mine:
+                continue
+            parts = [
+                ("return", ".2f"),
+                ("success", ".1%"),
+                ("misclassified", ".1%"),
+                ("target_reached", ".1%"),
+                ("l1", ".2f"),
+                ("l0", ".1f"),
+                ("steps_attacked", ".1f"),
+            ]
+            shown = " | ".join(_shown(mine, name, form) for name, form in parts)
+            lines.append(f"| {agent} | {choose} | {force} | {len(mine)} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(found: list[Cell], path: Path) -> None:
+    """Mean return of every cell, a panel per victim's method."""
+    agents = list(dict.fromkeys(cell["agent"] for cell in found))
+    figure, axes = plots.canvas(len(agents), "mean team return under attack", (4.6, 3.4))
+    for ax, agent in zip(axes, agents, strict=False):
+        for i, choose in enumerate(CHOOSE):
+            values = []
+            for force in FORCE:
+                mine = [c for c in found if (c["agent"], c["choose"], c["force"]) == (agent, choose, force)]
+                values.append(np.mean([number(c, "return") for c in mine]) if mine else np.nan)
+            look = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "linestyle": plots.DASHES[i]}
+            ax.plot(range(len(FORCE)), values, label=choose, **look)
+        clean = [number(c, "return") for c in found if (c["agent"], c["choose"]) == (agent, "none")]
+        if clean:
+            ax.axhline(float(np.mean([v for v in clean if v is not None])), color="#555555", linewidth=1.0)
+        ax.set_xticks(range(len(FORCE)), FORCE, fontsize=8)
+        ax.set_title(agent, fontsize=10)
+        ax.set_ylabel("team return", fontsize=9)
+        ax.legend(fontsize=7, frameon=False)
+    plots.save(figure, path)
+
+
+def _each(name: str) -> Callable[..., Derived]:
+    def of(*paths: Path) -> Derived:
+        return _mean([v for v in (number(cell, name) for cell in read(paths)) if v is not None])
+
+    return of
+
+
+return_djsma_owr, win_rate_djsma_owr, l1_djsma_owr = _each("return"), _each("success"), _each("l1")
+
+
+def djsma_over_control_damage(*paths: Path) -> Derived:
+    """Lost return under d-JSMA over that under direct control, both by OWR; mean over victims.
+
+    Args:
+        paths: of every victim the cells none, control and djsma.
+    """
+    by: dict[str, dict[str, float]] = {}
+    for cell in read(paths):
+        value = number(cell, "return")
+        assert value is not None
+        by.setdefault(cell["run_id"], {})[cell["force"]] = value
+    return _mean([(v["none"] - v["djsma"]) / (v["none"] - v["control"]) for v in by.values()])
+
+
+def claims() -> None:
+    """Write the rows that the raw files support."""
+
+    def paths(choose: str, force: str) -> list[Path]:
+        return sorted(RAW.glob(f"qmix-*-{choose}-{force}.json"))
+
+    best, direct, clean = paths("owr", "djsma"), paths("owr", "control"), paths("none", "none")
+    if not best:
+        return
+
+    def write(name: str, unit: str, test: str, raw: list[Path], note: str) -> None:
+        write_claim(
+            id=f"attack.{name}",
+            unit=unit,
+            test=test,
+            derive_with=f"experiments.attack.table:{name}",
+            raw=[str(path.relative_to(ROOT)) for path in raw],
+            command=COMMAND,
+            note=f"QMIX on battle/2s3z, one stalker, 320 episodes a victim; {note}",
+            trial=len(best) < tables.CLAIM_SEEDS,
+            made=tables.made(raw),
+        )
+
+    note = "d-JSMA with OWR; the paper's figure in StarCraft II, here a simulator"
+    write("return_djsma_owr", "1", "value <= 9.4", best, note)
+    write("win_rate_djsma_owr", "1", "value <= 0.01", best, note)
+    write("l1_djsma_owr", "1", "value <= 8.33", best, f"per attacked step; {note}")
+    if len(best) == len(direct) == len(clean):
+        note = "lost return of d-JSMA over that of direct control, both by OWR"
+        every = [*clean, *direct, *best]
+        write("djsma_over_control_damage", "1", "value >= 0.95", every, note)
+
+
+def main() -> None:
+    paths = sorted(RAW.glob("*.json"))
+    found = read(paths)
+    if not found:
+        print("no cell has been played: python -m experiments.attack.grid")
+        return
+    page = HERE / "README.md"
+    about = f"Commit of the cells: {tables.made(paths)['commit']}. Raw: `raw/cells/`, a file per cell."
+    write_atomic(page, tables.fill_block(page.read_text(), f"{table(found)}\n{about}\n").encode())
+    draw(found, HERE / "plots" / "grid.png")
+    claims()
+    print(table(found))
+
+
+if __name__ == "__main__":
+    main()
