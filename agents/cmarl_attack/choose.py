@@ -91,7 +91,7 @@ def critic_worst(
             ts = copies.step(_legal(_tried(greedy_BN, v, A), avail_BNA[row_X]))
             value_X = victim.agent.values(ts, memory).mean(-1)
             future_X = torch.where(ts.done_B, 0.0, value_X)  # the next observation is of another episode
-            worth.append((team_reward(ts) + victim.agent.config.gamma * future_X).view(B, A))
+            worth.append((team_reward(ts) + victim.agent.discount * future_X).view(B, A))
     return local_worst(torch.stack(worth, 1), victim.of_victims(avail_BNA))
 
 

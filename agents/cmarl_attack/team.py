@@ -109,9 +109,15 @@ class Attacked:
         if self.config.force == "control":
             assert target_BK is not None
             act = control(act, self.victim, target_BK, attacked_BK)
+        own = self._remembered(own, act)
         numbers = self._numbers(act, x_BNO - ts.obs_BNO, lies, greedy_BN, target_BK, attacked_BK)
         kept = {_OWN + name: value for name, value in own.items()}
         return Act(actions_BN=act.actions_BN, carry=act.carry | kept, extras=numbers)
+
+    def _remembered(self, own: Carry, act: Act) -> Carry:
+        """The adversary's last action is what the victims did, whether it was what it wanted or not."""
+        name = _ADVERSARY + "last_action_BN"
+        return own | {name: self.victim.of_victims(act.actions_BN)} if name in own else own
 
     def _seen(
         self,

@@ -68,7 +68,11 @@ class Victim:
         """The victims' scores (B, K, A) as a function of the observations (B, N, O)."""
 
         def scores(x_BNO: Tensor) -> Tensor:
-            out = self.of_victims(self.agent.scores(replace(ts, obs_BNO=x_BNO), carry))
+            entry = replace(ts, obs_BNO=x_BNO)
+            if hasattr(self.agent, "scores_of"):
+                out: Tensor = self.agent.scores_of(entry, carry, self.victims_K)
+            else:
+                out = self.of_victims(self.agent.scores(entry, carry))
             if torch.is_grad_enabled() and not out.requires_grad:
                 raise MarlError(
                     "this team's actions do not follow from its observations through a network: "

@@ -143,6 +143,11 @@ class CommTeam:
         state, _, _ = self._listen(ts, carry, PerfectLink(self.device))
         return self.network.outputs(state[0]).logits
 
+    @property
+    def discount(self) -> float:
+        """gamma of `values`."""
+        return float(self.chosen["gamma"])
+
     def values(self, ts: TimeStep, carry: Carry) -> Tensor:
         """The value heads', or the critic's of the policy's own choices, in units of returns; (B, N)."""
         state, _, _ = self._listen(ts, carry, PerfectLink(self.device))

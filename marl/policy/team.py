@@ -142,6 +142,18 @@ class PolicyTeam:
         """Logits of all actions, available or not; a Gaussian's means in units of the Box."""
         return self.actor.step(self._actor_inputs(ts.obs_BNO), carry["actor_BNH"])[0]
 
+    def scores_of(self, ts: TimeStep, carry: Carry, agents_K: Tensor) -> Tensor:
+        """As `scores`, of these agents alone (B, K, A): K rows of the shared network instead of N."""
+        if not self.config.share:
+            return self.scores(ts, carry).index_select(1, agents_K)
+        inputs = self._actor_inputs(ts.obs_BNO), carry["actor_BNH"]
+        return self.actor.step(*(v.index_select(1, agents_K) for v in inputs))[0]
+
+    @property
+    def discount(self) -> float:
+        """gamma of `values`."""
+        return self.config.gamma
+
     def values(self, ts: TimeStep, carry: Carry) -> Tensor:
         """The critic's values (B, N), in units of returns."""
         seen_BNI = self._critic_inputs(ts.obs_BNO, ts.state_BS, ts.alive_BN)

@@ -149,6 +149,16 @@ class QTeam:
     def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
         return self._step_network(ts, carry)[0]
 
+    def scores_of(self, ts: TimeStep, carry: Carry, agents_K: Tensor) -> Tensor:
+        """As `scores`, of these agents alone (B, K, A): K rows of the shared network instead of N."""
+        net = self.online.agents
+        apart = type(net) is RecurrentQ and type(self).scores is QTeam.scores
+        if not (apart and self.config.share):
+            return self.scores(ts, carry).index_select(1, agents_K)
+        x_BNI = net.inputs(ts.obs_BNO, carry["last_action_BN"])
+        q_BKA: Tensor = net.step(*(v.index_select(1, agents_K) for v in (x_BNI, carry["hidden_BNH"])))[0]
+        return q_BKA
+
     def _step_network(self, ts: TimeStep, carry: Carry) -> tuple[Tensor, Tensor]:
         net = self.online.agents
         return net.step(net.inputs(ts.obs_BNO, carry["last_action_BN"]), carry["hidden_BNH"])

@@ -72,7 +72,7 @@ CASES = [
     ("attack", ["run is missing", "give run=<run folder>"]),
     ("attack run=nowhere", ["attack is missing", "attack=owr"]),
     ("attack run=nowhere attack=owr", ["run='nowhere' cannot be used", "no checkpoint"]),
-    ("attack run=nowhere attack=orw", ["attack=orw does not exist", "did you mean owr?"]),
+    ("attack run=nowhere attack=randm", ["attack=randm does not exist", "did you mean random?"]),
     ("attack run=nowhere attack=owr attack.forse=pgd", ["did you mean attack.force?"]),
     ("attack run=nowhere attack=owr attack.force=gpd", ["attack.force='gpd' cannot be used"]),
     ("attack run=nowhere attack=owr attack.force=fgsm", ["attack.budget.linf=inf cannot be used", "step"]),

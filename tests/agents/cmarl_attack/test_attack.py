@@ -364,7 +364,7 @@ def test_a_critic_tries_every_action_in_copies_of_the_worlds(trained: Callable[.
         with torch.no_grad():
             value = agent.values(after, own.carry).mean(-1)
         assert after.reward_B is not None
-        worth[:, a] = after.reward_B + cfg.agent.gamma * value
+        worth[:, a] = after.reward_B + agent.discount * value
     assert torch.equal(act.actions_BN[:, 2], worth.argmin(-1))
 
 

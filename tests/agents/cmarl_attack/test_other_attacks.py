@@ -166,3 +166,16 @@ def test_untargeted_attacks_and_choices_go_apart() -> None:
             Config(choose=choose, force=force)  # type: ignore[arg-type]
     with pytest.raises(FieldError, match="wants an action; give one of random"):
         Config(choose="none", force="pgd")
+
+
+@pytest.mark.parametrize("words", [("qmix",), ("qmix", "agent.share=false"), ("mappo",), ("tmc",)])
+def test_scores_of_some_agents_are_those_of_all(words: tuple[str, ...], trained: Callable[..., Path]) -> None:
+    agent, *rest = words
+    folder = trained("env=battle/3m", f"agent={agent}", "agent.hidden=16", *rest)
+    cfg, saved = load_run(folder)
+    team = load_agent(cfg, saved)
+    ts = cfg.env.build(num_envs=3, device=CPU, threads=1).reset(Rng(0))
+    carry = {k: torch.rand_like(v) if v.is_floating_point() else v for k, v in team.initial_carry(3).items()}
+    some = torch.tensor([2, 0])
+    wanted = team.scores(ts, carry)[:, some]
+    torch.testing.assert_close(team.scores_of(ts, carry, some), wanted, rtol=1e-5, atol=1e-6)
