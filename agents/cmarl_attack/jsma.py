@@ -56,7 +56,7 @@ def jacobian(scores: RowScores, x_XKO: Tensor, row_X: Tensor, actions: int) -> t
 
 def saliency(towards: Tensor, others: Tensor) -> Tensor:
     """|A| |B| where they differ in sign, else 0."""
-    return torch.where(towards * others < 0, (towards * others).abs(), 0.0)
+    return (-towards * others).clamp(min=0)
 
 
 def choose_feature(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor) -> Tensor:
@@ -75,22 +75,26 @@ def choose_feature(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO
 
 def choose_pair(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor) -> Tensor:
     """As `choose_feature`, for the pair p != q of largest saliency; both move by sign(A_pq)."""
-    parts = max(1, _PAIRS // towards_WO.shape[-1] ** 2)
-    cut = (v.split(parts) for v in (towards_WO, others_WO, up_WO, down_WO))
-    return torch.cat([_choose_pair(*part) for part in zip(*cut, strict=True)])
+    O = towards_WO.shape[-1]  # noqa: E741
+    pair_2P = torch.triu_indices(O, O, 1, device=towards_WO.device)
+    rows = max(1, _PAIRS // max(1, pair_2P.shape[1]))
+    cut = (v.split(rows) for v in (towards_WO, others_WO, up_WO, down_WO))
+    return torch.cat([_choose_pair(*part, pair_2P) for part in zip(*cut, strict=True)])
 
 
-def _choose_pair(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor) -> Tensor:
-    W, O = towards_WO.shape  # noqa: E741
-    a_WOO = towards_WO[:, :, None] + towards_WO[:, None]
-    b_WOO = others_WO[:, :, None] + others_WO[:, None]
-    up_WOO, down_WOO = (can[:, :, None] & can[:, None] for can in (up_WO, down_WO))
-    upper_OO = torch.ones(O, O, dtype=torch.bool, device=towards_WO.device).triu(1)
-    s_WOO = saliency(a_WOO, b_WOO) * (torch.where(a_WOO > 0, up_WOO, down_WOO) & upper_OO)
-    best_W1 = s_WOO.flatten(1).argmax(-1, keepdim=True)
-    sign_W1 = a_WOO.flatten(1).gather(-1, best_W1).sign() * (s_WOO.flatten(1).gather(-1, best_W1) > 0)
-    pair_W2 = torch.cat([best_W1.div(O, rounding_mode="floor"), best_W1 % O], -1)
-    return torch.zeros_like(towards_WO).scatter(-1, pair_W2, sign_W1.expand(W, 2))
+def _choose_pair(
+    towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor, pair_2P: Tensor
+) -> Tensor:
+    p, q = pair_2P
+    if not len(p):
+        return torch.zeros_like(towards_WO)
+    a_WP, b_WP = (v.index_select(1, p) + v.index_select(1, q) for v in (towards_WO, others_WO))
+    up_WP, down_WP = (can.index_select(1, p) & can.index_select(1, q) for can in (up_WO, down_WO))
+    s_WP = saliency(a_WP, b_WP) * torch.where(a_WP > 0, up_WP, down_WP)
+    best_W1 = s_WP.argmax(-1, keepdim=True)
+    sign_W1 = a_WP.gather(-1, best_W1).sign() * (s_WP.gather(-1, best_W1) > 0)
+    pair_W2 = torch.cat([p[best_W1], q[best_W1]], -1)
+    return torch.zeros_like(towards_WO).scatter(-1, pair_W2, sign_W1.expand(-1, 2))
 
 
 def jsma(

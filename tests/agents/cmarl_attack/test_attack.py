@@ -379,3 +379,15 @@ def test_wrong_victims_say_so(settings: dict[str, Any], words: str, team: HandMa
     with pytest.raises(MarlError) as error:
         under(team, **settings)
     assert words in str(error.value)
+
+
+def test_stable_baselines3_can_be_the_adversary(trained: Callable[..., Path]) -> None:
+    pytest.importorskip("stable_baselines3")
+    cfg, saved = load_run(trained(*BATTLE))
+    attack = attack_config(kind="sb3", total_steps=200)
+    team = attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    assert type(team.adversary).__name__ == "Sb3Team"
+    numbers = measure(team, cfg, episodes=2, seed=0).numbers()
+    assert numbers["steps_attacked"]
+    with pytest.raises(FieldError, match=r"regulariser='soft' cannot be used: give reward"):
+        Learner(kind="sb3", regulariser="soft")

@@ -1,0 +1,61 @@
+"""The attack study's table and claims say what its cells say."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from experiments.attack import grid, table
+from marl.robust.perturbation import Budget
+
+
+def write(folder: Path, run_id: str, choose: str, force: str, returns: list[float], **numbers: Any) -> Path:
+    cell = {
+        "run_id": run_id,
+        "agent": "qmix",
+        "choose": choose,
+        "force": force,
+        "returns": returns,
+        "wins": "".join("1" if value >= 20 else "0" for value in returns),
+        "numbers": {name: numbers.get(name) for name in grid_numbers()},
+    }
+    path = folder / f"{run_id}-{choose}-{force}.json"
+    path.write_text(json.dumps(cell))
+    return path
+
+
+def grid_numbers() -> tuple[str, ...]:
+    return ("misclassified", "target_reached", "l0", "l1", "linf", "steps_attacked")
+
+
+def test_the_table_and_the_claims_by_hand(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path, "a", "none", "none", [20.0, 20.0]),
+        write(tmp_path, "a", "owr", "control", [8.0, 12.0], target_reached=1.0),
+        write(tmp_path, "a", "owr", "djsma", [12.0, 12.0], l1=7.0, target_reached=0.5),
+        write(tmp_path, "b", "none", "none", [20.0, 16.0]),
+        write(tmp_path, "b", "owr", "control", [8.0, 8.0], target_reached=1.0),
+        write(tmp_path, "b", "owr", "djsma", [8.0, 8.0], l1=9.0, target_reached=1.0),
+    ]
+    # Damage of d-JSMA over control: 8 / 10 on a, 10 / 10 on b.
+    value, low, high, n = table.djsma_over_control_damage(*paths)
+    assert (value, n) == (pytest.approx(0.9), 2)
+    assert low is not None
+    assert high is not None
+    djsma = [paths[2], paths[5]]
+    assert table.return_djsma_owr(*djsma)[0] == pytest.approx(10.0)
+    assert table.win_rate_djsma_owr(*djsma)[0] == 0.0
+    assert table.l1_djsma_owr(*djsma)[0] == pytest.approx(8.0)
+    rows = table.table(table.read(paths)).splitlines()
+    assert len(rows) == 5
+    assert rows[2].startswith("| qmix | none | none | 2 | 19.00")
+    assert "75.0%" in rows[4], "mean of both victims' target rates"
+
+
+def test_the_grid_is_the_issues() -> None:
+    assert len(list(grid.cells())) == 1 + 5 * 6
+    for choose, force in list(grid.cells())[1:]:
+        made = grid.attack("qmix", choose, force)
+        assert (made.choose, made.force, made.agents) == (choose, force, (0,))
+        assert (made.budget == Budget()) == (force != "fgsm")
