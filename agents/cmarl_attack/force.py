@@ -68,7 +68,8 @@ def towards_failure(
         iterations=config.iterations,
         norm=config.norm,
     )
-    x_BKO = torch.where(attacked_BK[..., None], *(victim.of_victims(x) for x in (found_BNO, x_BNO)))
+    found_BKO, x_BKO = (victim.of_victims(x) for x in (found_BNO, x_BNO))
+    x_BKO = torch.where(attacked_BK[..., None], found_BKO, x_BKO)
     return victim.put(x_BNO, x_BKO)
 
 

@@ -79,7 +79,7 @@ def choose_pair(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: T
     pair_2P = torch.triu_indices(O, O, 1, device=towards_WO.device)
     rows = max(1, _PAIRS // max(1, pair_2P.shape[1]))
     cut = (v.split(rows) for v in (towards_WO, others_WO, up_WO, down_WO))
-    return torch.cat([_choose_pair(*part, pair_2P) for part in zip(*cut, strict=True)])
+    return torch.cat([_choose_pair(a, b, up, down, pair_2P) for a, b, up, down in zip(*cut, strict=True)])
 
 
 def _choose_pair(

@@ -38,7 +38,7 @@ def most_sensitive(agent: Any, cfg: RunConfig, count: int, *, episodes: int, see
         episodes: clean ones to look at.
         seed: which.
     """
-    probe = _Probe(agent)
+    probe: Any = _Probe(agent)
     device = torch.device(cfg.device)
     evaluate(
         probe,
@@ -49,8 +49,8 @@ def most_sensitive(agent: Any, cfg: RunConfig, count: int, *, episodes: int, see
         threads=cfg.threads,
         channel=cfg.channel,
     )
-    order_N = probe.sizes().argsort(stable=True)
-    return tuple(order_N[:count].tolist())
+    order: list[int] = probe.sizes().argsort(stable=True).tolist()
+    return tuple(order[:count])
 
 
 def leads(scores_BNA: Tensor, avail_BNA: Tensor) -> Tensor:

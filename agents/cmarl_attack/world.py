@@ -239,7 +239,7 @@ def run_config(attack: Config, cfg: RunConfig, step: int) -> RunConfig:
     }
     if c.kind == "sb3":
         kwargs = {"learning_rate": c.learning_rate}
-        agent = {
+        agent: dict[str, Any] = {
             "_target_": "marl.agents.sb3.Config",
             "algorithm": "DQN",
             "hidden": [c.hidden, c.hidden],

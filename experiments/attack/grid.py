@@ -22,7 +22,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -45,6 +45,7 @@ EPISODES = 320
 VICTIM = 0  # a stalker: ids sort by unit type, as in the paper
 FGSM_STEP = 1.0  # CHOICE: the widest step that the range allows, so that one step has its best chance
 WEIGHTS = {"qmix": 0.05, "mappo": 0.001}  # of the regulariser; CHOICE until `--weights` says otherwise
+REGULARISERS: tuple[Literal["reward", "soft"], ...] = ("reward", "soft")
 TRIED = (0.0, 0.01, 0.05, 0.2, 1.0)
 
 
@@ -123,7 +124,7 @@ def attack_victim(victim: dict[str, Any]) -> None:
 
 def try_weights(victim: dict[str, Any]) -> None:
     """d-JSMA and direct control of owr under every weight and both regularisers, on a tuning victim."""
-    for regulariser, weight, force in itertools.product(("reward", "soft"), TRIED, ("control", "djsma")):
+    for regulariser, weight, force in itertools.product(REGULARISERS, TRIED, ("control", "djsma")):
         path = RAW.parent / "weights" / f"{victim['run_id']}-{regulariser}-{weight:g}-{force}.json"
         if path.is_file():
             continue

@@ -85,10 +85,11 @@ def draw(found: list[Cell], path: Path) -> None:
     figure, axes = plots.canvas(len(agents), "mean team return under attack", (4.6, 3.4))
     for ax, agent in zip(axes, agents, strict=False):
         for i, choose in enumerate(CHOOSE):
-            values = []
+            values: list[float] = []
             for force in FORCE:
                 mine = [c for c in found if (c["agent"], c["choose"], c["force"]) == (agent, choose, force)]
-                values.append(np.mean([number(c, "return") for c in mine]) if mine else np.nan)
+                returns = [np.mean(c["returns"]) for c in mine]
+                values.append(float(np.mean(returns)) if mine else float("nan"))
             look = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "linestyle": plots.DASHES[i]}
             ax.plot(range(len(FORCE)), values, label=choose, **look)
         clean = [number(c, "return") for c in found if (c["agent"], c["choose"]) == (agent, "none")]
