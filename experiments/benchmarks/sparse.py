@@ -1,7 +1,8 @@
 """Grouped layers against torch's dense layer: forward for every size, batch and G; training step; peers.
 
-    python -m experiments.benchmarks.sparse                  15 minutes on a quiet machine; writes claims
-    python -m experiments.benchmarks.sparse --table g16      one table: g2 g4 g8 g16 g32 train peers
+    python -m experiments.benchmarks.sparse                  40 minutes on a quiet machine; writes claims
+    python -m experiments.benchmarks.sparse --table g16      one table: g2 g4 g8 g16 g32 train peers learning
+                                                             changes
     python -m experiments.benchmarks.sparse --resume         tables that this commit has not measured yet
     python -m experiments.benchmarks.sparse --redraw         claims, tables and plots from the raw files
     python -m experiments.benchmarks.sparse --smoke          a minute, keeps nothing
@@ -10,7 +11,8 @@ Both sides are modules called under no_grad, in one process, in turn: dense, gro
 OMP_WAIT_POLICY=PASSIVE and the memory settings of `marl.runtime` hold for all of them, as for `marl train`.
 `network` is a layer inside a network: group-major in and out. `gathered` permutes its inputs (what remains
 between two layers of different groups), `alone` its inputs and its outputs, at random. `ragged` draws the
-sizes of the groups from a Dirichlet distribution; a ratio for it is over its own 1 / density.
+sizes of the groups from a Dirichlet distribution; a ratio for it is over its own 1 / density. `learning`
+trains whole teams (sparse_learning.py), `changes` takes parts of the kernels away (sparse_changes.py).
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from itertools import product
 
 import torch
 
+from experiments.benchmarks import sparse_changes, sparse_learning
 from experiments.benchmarks import sparse_sides as sides
 from experiments.benchmarks.interleave import Row, read_rows, write_rows
 from experiments.benchmarks.machine import ROOT, require_quiet
@@ -56,7 +59,7 @@ PEERS = (  # size, batch, G, whether torch.compile is tried: inductor takes many
     ("2048x2048", 128, 16, False),
     ("2048x2048", 512, 32, True),
 )
-TABLES = (*(f"g{groups}" for groups in GROUPS), "train", "peers")
+TABLES = (*(f"g{groups}" for groups in GROUPS), "train", "peers", "learning", "changes")
 LEAST, MOST = 5, 25  # turns of each side
 TURN, CELL = 0.003, 0.3  # seconds: at least so long a turn, at most so long a cell beyond its LEAST turns
 
@@ -98,6 +101,10 @@ def cells(table: str, smoke: bool) -> Iterator[Cell]:
         for (size, batch, groups, compiled), threads in product(PEERS[:2] if smoke else PEERS, THREADS):
             about = {"size": size, "batch": batch, "groups": groups, "threads": threads}
             yield about, lambda a=about, c=compiled: sides.peers(**a, compiled=c and not smoke)  # type: ignore[misc]
+    elif table == "changes":
+        for size, batch, groups in sparse_changes.CELLS[:1] if smoke else sparse_changes.CELLS:
+            about = {"size": size, "batch": batch, "groups": groups, "threads": 1}
+            yield about, lambda a=about: sparse_changes.changes(**a)  # type: ignore[misc]
     elif table == "train":
         for size, batch, threads, groups in product(TRAIN_SIZES, TRAIN_BATCHES, THREADS, GROUPS):
             work = math.prod(sides.shape(size)) * batch
@@ -115,6 +122,8 @@ def cells(table: str, smoke: bool) -> Iterator[Cell]:
 
 def run_table(table: str, smoke: bool) -> list[Row]:
     """All rows of one table, with progress and the time that is left."""
+    if table == "learning":
+        return sparse_learning.rows(smoke)
     todo = list(cells(table, smoke))
     weights = [1 + sides.cost(about) for about, _ in todo]
     start, done, rows = time.perf_counter(), 0.0, []

@@ -91,7 +91,7 @@ class PaddedBmm(nn.Module):
             raise MarlError("groups of unequal size would have to be padded")
         packed = layout.pack(dense.weight).detach()
         self.weight_Gmn = packed.view(layout.groups, n, m).transpose(1, 2).contiguous()
-        self.order_in, self.place = layout.order_in_I, layout.order_out_O.argsort()
+        self.order_in, self.place = layout.order_in_I, layout.place_out_O
         self.bias = dense.bias.detach()
 
     def forward(self, x: Tensor) -> Tensor:
@@ -139,7 +139,7 @@ def peers(*, size: str, batch: int, groups: int, threads: int, compiled: bool) -
     block = math.gcd(inputs, outputs) // groups
     bsr = blocks.to_sparse_bsr((block, block))
     by_scipy, bias, order_in = scipy.sparse.csr_matrix(masked.numpy()), bias_O1.numpy(), layout.order_in_I
-    place = layout.order_out_O.argsort()
+    place = layout.place_out_O
     modules: dict[str, Callable[[Tensor], Any]] = {
         "dense": dense,
         "alone": layer(dense, layout),

@@ -227,7 +227,7 @@ def publish(command: str, *, made_now: bool) -> None:
 def write_page() -> None:
     """Tables between the page's markers."""
     text = (ROOT / PAGE).read_text()
-    found = [forward_tables(), training_table(), peers_table()]
+    found = [forward_tables(), training_table(), learning_table(), peers_table(), changes_table()]
     write_atomic(
         ROOT / PAGE, _BLOCK.sub(lambda m: m[1] + "\n" + "\n".join(found) + "\n" + m[2], text).encode()
     )
@@ -277,6 +277,69 @@ def training_table() -> str:
             "/".join(f"{_ratio(sides, 'network')[0]:.3g}" for sides in of[threads]) for threads in (1, 2)
         ]
         lines.append(f"| {size}, {batch} | {dense:,.2f} | {' | '.join(parts)} |")
+    return "\n".join([*lines, ""])
+
+
+def learning_table() -> str:
+    """Whole teams in training: time of a turn, the dense twin's share outside products, Amdahl's bound."""
+    path = ROOT / raw("learning")
+    if not path.is_file():
+        return ""
+    found: dict[tuple[str, str, str], dict[str, list[Raw]]] = {}
+    for row in read_rows(path):
+        key = row["team"], row["hidden"], row["groups"]
+        found.setdefault(key, {}).setdefault(row["side"], []).append(row)
+    lines = ["Training from end to end, acting and learning, against the dense twin (1 thread):", ""]
+    lines += ["| team, hidden, G | dense, ms | outside products | Amdahl's bound | full | selected |"]
+    lines += ["|---|---|---|---|---|---|"]
+    for (team, hidden, groups), sides in found.items():
+        seconds = {side: statistics.median(float(r["seconds"]) for r in rows) for side, rows in sides.items()}
+        share = float(sides["dense"][0]["outside"])
+        bound = amdahl(share, int(groups))
+        ours = [
+            f"{seconds['dense'] / seconds[side]:.2f} ({float(sides[side][0]['outside']):.0%} outside)"
+            for side in ("full", "selected")
+        ]
+        cells = (
+            f"{team}, {hidden}, {groups}",
+            f"{seconds['dense'] * 1e3:,.0f}",
+            f"{share:.0%}",
+            f"{bound:.2f}",
+        )
+        lines.append(f"| {' | '.join((*cells, *ours))} |")
+    return "\n".join([*lines, ""])
+
+
+def amdahl(outside: float, groups: int) -> float:
+    """What training could gain at most where products become G times as fast and all else stays."""
+    return 1.0 / (outside + (1.0 - outside) / groups)
+
+
+def changes_table() -> str:
+    """How many times as long a call takes without each part of the kernels."""
+    found = _read("changes")
+    if not found:
+        return ""
+    cells = list(found)
+    heads = " | ".join(f"{size}, {batch}, G={groups}" for size, batch, groups, _ in cells)
+    lines = [
+        "What each part of the kernels gives: time without it over time with it, network / alone, 1 thread:",
+        "",
+    ]
+    lines += [f"| without | {heads} |", "|---|" + "---|" * len(cells)]
+    parts = [side.split(": ")[1] for side in found[cells[0]] if side.startswith("network: ")]
+    for part in parts:
+        if part == "complete":
+            continue
+        ratios = []
+        for cell in cells:
+            sides = found[cell]
+            pair = (
+                statistics.median(sides[f"{mode}: {part}"]) / statistics.median(sides[f"{mode}: complete"])
+                for mode in ("network", "alone")
+            )
+            ratios.append(" / ".join(f"{ratio:.2f}" for ratio in pair))
+        lines.append(f"| {part} | {' | '.join(ratios)} |")
     return "\n".join([*lines, ""])
 
 

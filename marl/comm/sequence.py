@@ -19,13 +19,14 @@ from torch import Tensor, nn
 from torch.autograd import Function
 from torch.autograd.function import once_differentiable
 
-from marl.nets import LSTM, Linear, kernels
+from marl.nets import LSTM, Linear, dense_weight, kernels
 
 
 def serves(e: Tensor, lstm: nn.Module | None, C: nn.Module) -> bool:
-    """Whether `lstm_sequence` does this cell's work: dense layers, not sparse ones in their place."""
-    dense = isinstance(lstm, LSTM) and type(C) is type(lstm.input) is type(lstm.recurrent) is Linear
-    return dense and kernels.usable(e)
+    """Whether `lstm_sequence` does this cell's work: layers that multiply by dense weights."""
+    if not isinstance(lstm, LSTM) or not kernels.usable(e):
+        return False
+    return all(dense_weight(layer) is not None for layer in (C, lstm.input, lstm.recurrent))
 
 
 def lstm_sequence(
@@ -46,13 +47,15 @@ def lstm_sequence(
         C: layer that messages pass.
         lstm: the cell.
     """
-    W = torch.cat((lstm.input.weight, lstm.recurrent.weight), 1)
+    weights = [dense_weight(layer) for layer in (lstm.input, lstm.recurrent, C)]
+    W_i, W_h, W_C = (w for w in weights if w is not None)
+    W = torch.cat((W_i, W_h), 1)
     b = lstm.input.bias + lstm.recurrent.bias
     keep_TB11 = (~start_BT).to(e_BTNH.dtype).t()[..., None, None]
     e_TBNH = (e_BTNH + C.bias).transpose(0, 1).contiguous()
     mix_TRBNN = mix_BTRNN.permute(1, 2, 0, 3, 4).contiguous()
     states = [x_BNH.detach() for x_BNH in state]
-    h_TBNH, c_TBNH = _Sequence.apply(e_TBNH, keep_TB11, mix_TRBNN, *states, C.weight, W, b)
+    h_TBNH, c_TBNH = _Sequence.apply(e_TBNH, keep_TB11, mix_TRBNN, *states, W_C, W, b)
     return h_TBNH.transpose(0, 1), c_TBNH.transpose(0, 1)
 
 

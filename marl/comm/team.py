@@ -40,6 +40,7 @@ from marl.robust.losses import categorical_kl
 from marl.robust.messages import defended, heard_at_ends, message_defence, refuse_export
 from marl.robust.regularise import View, regulariser
 from marl.sparse import sparsify
+from marl.sparse.distil import teacher_of
 from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 
@@ -107,6 +108,7 @@ class CommTeam:
         self.extras_spec |= extra_fields(config.defence, spec, values=False)
         sums = self.network.aggregate.sums
         self.message_defence = message_defence(config.defence, spec, rng=rng, device=device, sums=sums)
+        self.teacher = teacher_of(config.sparsity, self, CommTeam)
 
     # Acting
 
@@ -252,11 +254,23 @@ class CommTeam:
         if "gate" in batch.extras:
             per_entry["gate"] = batch.extras["gate"]
         per_entry["log_prob"], _ = self._log_prob(out, per_entry)
+        if self.teacher is not None:
+            per_entry |= self.teacher.lessons(batch)
         L = self.config.chunk or batch.start_BT.shape[1]
         chunks = {name: cut(value, L) for name, value in per_entry.items()}
         for (name, first_BNH), x_BTNH in zip(first.items(), states, strict=False):
             chunks[name] = states_before(x_BTNH, first_BNH, L)
         return chunks
+
+    @torch.no_grad()
+    def lessons(self, batch: Batch) -> dict[str, Tensor]:
+        """What it teaches a student: its logits of actions and of the gate, (B, T, N, .)."""
+        carry, net = self.initial_carry(len(batch.start_BT)), self.network
+        state = tuple(carry[f"{name}_BNH"] for name in net.states)
+        e_BTNH = net.encode(batch.obs_BTNO)
+        h_BTNH = net(e_BTNH, batch.start_BT, batch.alive_BTN, self._delivered(batch), state)[0]
+        out = net.outputs(h_BTNH)
+        return {"taught": out.logits} | ({} if out.gate is None else {"taught_gate": out.gate})
 
     def _value(self, out: Outputs, h: Tensor, x: dict[str, Tensor]) -> Tensor:
         """Every agent's own value, or the central critic's of the actions taken, (..., N)."""
@@ -335,8 +349,8 @@ class CommTeam:
         steps = x["filled"].sum().clamp(min=1)
         gain, error = reinforce_loss(log_prob, value, x["return"], x["gain"], live, steps)
         bonus = torch.where(live, spread, 0.0).sum() / steps
-        robust = self._robust_loss(x, out, h, rng)
-        return self._step(gain, error, bonus, masked_mean(spread, live), robust)
+        extra = self._robust_loss(x, out, h, rng) | self._taught(out, x)
+        return self._step(gain, error, bonus, masked_mean(spread, live), extra)
 
     def _ppo(self, x: dict[str, Tensor], rng: Stream) -> dict[str, Tensor]:
         """One optimiser step on a minibatch of chunks."""
@@ -348,19 +362,31 @@ class CommTeam:
         target = self.norm.normalise(x["return"])
         error = value_loss(value, x["value"], target, live, clip=c.clip, huber=c.huber)
         mean_entropy = masked_mean(spread, live)
-        metrics = self._step(gain, error, mean_entropy, mean_entropy, self._robust_loss(x, out, h, rng))
+        extra = self._robust_loss(x, out, h, rng) | self._taught(out, x)
+        metrics = self._step(gain, error, mean_entropy, mean_entropy, extra)
         return metrics | {"kl": masked_mean(x["log_prob"] - log_prob, live)}
 
+    def _taught(self, out: Outputs, x: dict[str, Tensor]) -> dict[str, Tensor]:
+        """The teacher's term of the loss, before its weight, where there is a teacher."""
+        if self.teacher is None:
+            return {}
+        term = self.teacher.divergence(out.logits, x["taught"], x["live"], x["avail"])
+        if out.gate is not None and "taught_gate" in x and self.config.messages:
+            term = term + self.teacher.divergence(out.gate, x["taught_gate"], x["live"])
+        return {"distil_loss": term}
+
     def _step(
-        self, gain: Tensor, error: Tensor, bonus: Tensor, spread: Tensor, robust: dict[str, Tensor]
+        self, gain: Tensor, error: Tensor, bonus: Tensor, spread: Tensor, extra: dict[str, Tensor]
     ) -> dict[str, Tensor]:
         weight = self.chosen["entropy"] * linear_decay(self.steps, self.config.entropy_decay)
         loss = gain + self.chosen["value_weight"] * error - weight * bonus
         if self.regulariser is not None:
-            loss = loss + self.regulariser.weight * robust[self.regulariser.name]
+            loss = loss + self.regulariser.weight * extra[self.regulariser.name]
+        if self.teacher is not None:
+            loss = loss + self.teacher.weight(self.optimiser.steps) * extra["distil_loss"]
         norm = self.optimiser.step(loss)
         losses = {"loss": loss, "policy_loss": gain, "value_loss": error}
-        return losses | {"entropy": spread, "grad_norm": norm} | robust
+        return losses | {"entropy": spread, "grad_norm": norm} | extra
 
     # Persistence
 
@@ -370,7 +396,8 @@ class CommTeam:
             "networks": tensors_of(self.network),
             "targets": tensors_of(self.norm),
             "optimisers": {"network": self.optimiser.state_dict()},
-            "counters": {"updates": self.updates, "steps": self.steps},
+            "counters": {"updates": self.updates, "steps": self.steps}
+            | ({} if self.teacher is None else self.teacher.counters),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -383,6 +410,8 @@ class CommTeam:
         load_tensors(self.norm, state["targets"], "value statistics")
         self.optimiser.load_state_dict(state["optimisers"]["network"])
         self.updates, self.steps = (int(state["counters"][name]) for name in ("updates", "steps"))
+        if self.teacher is not None:
+            self.teacher.restore(state["counters"])
 
 
 def _taken(log_probs: Tensor, actions: Tensor) -> Tensor:

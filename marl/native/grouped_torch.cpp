@@ -153,7 +153,8 @@ bool are_tensors(PyObject* const* arguments, Py_ssize_t count) {
   return true;
 }
 
-// Calls `run` without the interpreter's lock; a C++ exception becomes a RuntimeError.
+// Calls `run` without the interpreter's lock; a C++ exception becomes a RuntimeError. Operators may lead back into
+// Python, where a mode traces or counts them: an error that it has set stays what it is.
 template <typename Run>
 PyObject* wrapped(const Run& run) {
   Tensor y;
@@ -167,8 +168,9 @@ PyObject* wrapped(const Run& run) {
     error = caught.what();
   }
   PyEval_RestoreThread(state);
-  if (error.empty()) return THPVariable_Wrap(std::move(y));
-  PyErr_SetString(PyExc_RuntimeError, error.c_str());
+  if (PyErr_Occurred()) return nullptr;
+  if (y.defined()) return THPVariable_Wrap(std::move(y));
+  PyErr_SetString(PyExc_RuntimeError, error.empty() ? "a grouped layer gave nothing" : error.c_str());
   return nullptr;
 }
 
@@ -236,6 +238,7 @@ PyObject* layer_call(PyObject* self, PyObject* const* a, size_t count, PyObject*
     PyErr_SetString(PyExc_TypeError, "a layer takes one tensor");
     return nullptr;
   }
+  if (!THPVariable_CheckExact(a[0])) return PyObject_CallOneArg(layer.otherwise, a[0]);  // of a tracer, say
   const Tensor& x = THPVariable_Unpack(a[0]);
   layer.count_threads();
   const uint64_t rows = static_cast<uint64_t>(x.numel()) / layer.inputs;

@@ -5,7 +5,7 @@ Legend: B sequences, T time, N agents, C copies of the weights (absent: one set 
 
 from marl.nets.flat import FlatParameters, bind
 from marl.nets.inputs import agent_inputs
-from marl.nets.linear import Linear, linear
+from marl.nets.linear import Linear, dense_weight, linear
 from marl.nets.mixing import monotonic_mix
 from marl.nets.mlp import MLP
 from marl.nets.optimise import Optimiser, linear_decay, load_tensors, tensors_of, undone_if_not_finite
@@ -20,6 +20,7 @@ __all__ = [
     "Optimiser",
     "agent_inputs",
     "bind",
+    "dense_weight",
     "linear",
     "linear_decay",
     "load_tensors",

@@ -45,6 +45,16 @@ class Linear(nn.Module):
         return y_CRO.transpose(0, 1).reshape(*x.shape[:-1], -1)
 
 
+def dense_weight(layer: nn.Module) -> Tensor | None:
+    """The dense weight that a layer multiplies by, (O, I) or (C, O, I); None where its products are sparse.
+
+    Whoever runs several layers in one native pass asks here: a sparse layer in the place of a dense one
+    serves too, as long as it has a weight of this form (`marl.sparse.GroupedLayer` with ste=full).
+    """
+    weight: Tensor | None = layer.weight if type(layer) is Linear else getattr(layer, "dense_weight", None)
+    return weight
+
+
 def linear(
     inputs: int,
     outputs: int,

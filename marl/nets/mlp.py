@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from marl.nets import kernels, tower
-from marl.nets.linear import Linear, linear
+from marl.nets.linear import dense_weight, linear
 
 # CHOICE: from so many inputs on, skipping those that are zero (native `linear`) is worth more than keeping
 # what stands between two layers in the cache.
@@ -41,10 +42,14 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x: (..., sizes[0]). Returns: (..., sizes[-1])."""
-        dense = all(type(layer) is Linear for layer in self.layers)  # no sparse layers in their place
-        if kernels.usable(x) and dense and len(self.layers) > 1 and x.shape[-1] < _MANY_INPUTS:
-            parameters = [p for layer in self.layers for p in layer.parameters()]
-            return tower.run(x, self._plan, False, parameters)
+        if kernels.usable(x) and len(self.layers) > 1 and x.shape[-1] < _MANY_INPUTS:
+            layers: list[Any] = list(self.layers)
+            weights = [dense_weight(layer) for layer in layers]
+            dense = [
+                t for w, layer in zip(weights, layers, strict=True) if w is not None for t in (w, layer.bias)
+            ]
+            if len(dense) == 2 * len(layers):  # no sparse products in their place
+                return tower.run(x, self._plan, False, dense)
         return self.by_layers(x)
 
     def by_layers(self, x: Tensor) -> Tensor:

@@ -59,6 +59,11 @@ class Optimiser:
         """Args: rate: >= 0; no part of `state_dict`, for whoever schedules it knows how far it is."""
         self.learning_rate = rate
 
+    @property
+    def steps(self) -> int:
+        """Steps made so far."""
+        return int(self._state["step"]) if self._state else 0
+
     def step(self, loss: Tensor, name: str = "loss") -> Tensor:
         """Differentiate, clip and step; returns the gradient's norm before clipping.
 

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from marl.nets import kernels
-from marl.nets.linear import Linear, linear
+from marl.nets.linear import Linear, dense_weight, linear
 
 
 class _Cell(nn.Module):
@@ -63,13 +63,14 @@ class GRU(_Cell):
     GATES = 3
 
     @property
-    def _dense(self) -> bool:
-        """Whether the native form serves: it takes dense weights, not a sparse layer in their place."""
-        return type(self.input) is type(self.recurrent) is Linear
+    def _dense(self) -> tuple[Tensor, Tensor] | None:
+        """W_i and W_h where the native form serves: it takes dense weights."""
+        input, recurrent = dense_weight(self.input), dense_weight(self.recurrent)
+        return None if input is None or recurrent is None else (input, recurrent)
 
     def step(self, x_BNI: Tensor, h_BNH: Tensor) -> Tensor:
         """The state after one entry, (B, N, H)."""
-        if kernels.usable(x_BNI) and self._dense:
+        if kernels.usable(x_BNI) and self._dense is not None:
             never_B1 = torch.zeros(x_BNI.shape[0], 1, dtype=torch.bool)
             return self(x_BNI[:, None], never_B1, h_BNH)[:, 0]
         return _gru(self.input(x_BNI), self.recurrent, h_BNH)
@@ -89,8 +90,8 @@ class GRU(_Cell):
         Returns:
             h_BTNH.
         """
-        if kernels.usable(x_BTNI) and self._dense:
-            weights = self.input.weight, self.input.bias, self.recurrent.weight, self.recurrent.bias
+        if kernels.usable(x_BTNI) and (dense := self._dense) is not None:
+            weights = dense[0], self.input.bias, dense[1], self.recurrent.bias
             return kernels.gru(x_BTNI, start_BT, h_BNH, *weights)
         return gru_sequence(self.input(x_BTNI), self.recurrent, start_BT, h_BNH)
 

@@ -27,6 +27,7 @@ from marl.policy import kernels as native
 from marl.policy.losses import entropy, policy_loss
 from marl.rng import Stream
 from marl.robust.losses import categorical_kl, gaussian_kl
+from marl.sparse import distil
 from marl.types import Batch, Box, EnvSpec, FieldSpec, TimeStep
 
 _NEVER = -1e10  # logit of an unavailable action; Yu et al.
@@ -68,6 +69,20 @@ class Head(Protocol):
 
     def decision(self, outputs: Tensor, x: dict[str, Tensor]) -> Tensor:
         """What the policy does, int64 (..., N): equal numbers are equal decisions."""
+        ...
+
+    def lesson(self, outputs: Tensor) -> dict[str, Tensor]:
+        """The whole distribution, as a student's `divergence` reads it; (..., N, A) each."""
+        ...
+
+    def divergence(self, outputs: Tensor, x: dict[str, Tensor], *, temperature: float) -> Tensor:
+        """KL(teacher || student), mean over live agents, times temperature^2; differentiable.
+
+        Args:
+            outputs: the student's.
+            x: `stored`, the teacher's `lesson`, and "live".
+            temperature: of both softmaxes; a Gaussian's deviations are taken as they are.
+        """
         ...
 
 
@@ -123,6 +138,12 @@ class CategoricalHead(nn.Module):
 
     def decision(self, outputs: Tensor, x: dict[str, Tensor]) -> Tensor:
         return outputs.masked_fill(~x["avail"], _NEVER).argmax(-1)
+
+    def lesson(self, outputs: Tensor) -> dict[str, Tensor]:
+        return {"taught": outputs}
+
+    def divergence(self, outputs: Tensor, x: dict[str, Tensor], *, temperature: float) -> Tensor:
+        return distil.divergence(outputs, x["taught"], x["live"], x["avail"], temperature=temperature)
 
 
 class GaussianHead(nn.Module):
@@ -201,6 +222,16 @@ class GaussianHead(nn.Module):
     def decision(self, outputs: Tensor, x: dict[str, Tensor]) -> Tensor:
         """No two points are the same."""
         return torch.arange(outputs[..., 0].numel(), device=outputs.device).view(outputs.shape[:-1])
+
+    def lesson(self, outputs: Tensor) -> dict[str, Tensor]:
+        return {"taught": outputs, "taught_log_std": self.log_std.expand_as(outputs)}
+
+    def divergence(self, outputs: Tensor, x: dict[str, Tensor], *, temperature: float) -> Tensor:
+        """sum_d log(sigma_S / sigma_T) + (sigma_T^2 + (mu_T - mu_S)^2) / (2 sigma_S^2) - 1/2."""
+        log_std, taught = self.log_std, x["taught_log_std"]
+        spread = (2 * taught).exp() + (x["taught"] - outputs).square()
+        each = log_std - taught + 0.5 * spread * (-2 * log_std).exp() - 0.5
+        return masked_mean(torch.where(self.real_NA, each, 0.0).sum(-1), x["live"])
 
 
 def _gradient(

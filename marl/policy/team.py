@@ -40,6 +40,7 @@ from marl.rng import Rng, Stream
 from marl.robust.extras import FORCED, extra_fields
 from marl.robust.regularise import Regulariser, View, regulariser
 from marl.sparse import sparsify
+from marl.sparse.distil import Teacher, teacher_of
 from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 
@@ -101,6 +102,8 @@ class PolicyTeam:
             )
             for name, module in networks
         }
+
+        self.teacher = teacher_of(config.sparsity, self, PolicyTeam)
 
     def _network(
         self, generator: torch.Generator, inputs: int, outputs: int, *, head_gain: float
@@ -207,7 +210,15 @@ class PolicyTeam:
             parts = minibatches(chunks, order_X, self.config.minibatches)
             steps += [self._learn(x, stream, i) for i, x in enumerate(parts)]
         names = _METRICS if self.regulariser is None else (*_METRICS, self.regulariser.name)
+        names = names if self.teacher is None else (*names, "distil_loss")
         return dict(zip(names, torch.stack(steps).mean(0).unbind(), strict=True))
+
+    @torch.no_grad()
+    def lessons(self, batch: Batch) -> dict[str, Tensor]:
+        """What it teaches a student: its policy at every entry, as its head describes it."""
+        first_BNH = self.initial_carry(len(batch.start_BT))["actor_BNH"]
+        outputs_BTNA, _ = self.actor(self._actor_inputs(batch.obs_BTNO), batch.start_BT, first_BNH)
+        return self.policy.lesson(outputs_BTNA)
 
     @torch.no_grad()
     def _chunks(self, batch: Batch) -> dict[str, Tensor]:
@@ -243,6 +254,8 @@ class PolicyTeam:
             "mask": filled_BTN,
             "live": live_BTN,
         }
+        if self.teacher is not None:
+            per_entry |= self.teacher.lessons(batch)
         if not c.recurrent:
             at_X = batch.filled_BT.flatten().nonzero().flatten()
             return {n: v.flatten(0, 1).index_select(0, at_X)[:, None] for n, v in per_entry.items()}
@@ -255,7 +268,7 @@ class PolicyTeam:
         return chunks
 
     def _learn(self, x: dict[str, Tensor], rng: Stream, index: int) -> Tensor:
-        """One step of actor and critic on a minibatch of chunks; `_METRICS`, and the defence's term if any.
+        """One step of actor and critic on a minibatch of chunks; `_METRICS`, and terms of defence and teacher if any.
 
         Args:
             x: the minibatch.
@@ -265,13 +278,21 @@ class PolicyTeam:
 
         weight = c.entropy * linear_decay(self.steps, c.entropy_decay)
 
+        taught: list[Tensor] = []  # the teacher's term
+
         def of_policy(outputs: Tensor) -> tuple[Tensor, Tensor]:
-            return self.policy.loss(outputs, x, clip=c.clip, weight=weight)
+            values, gradient = self.policy.loss(outputs, x, clip=c.clip, weight=weight)
+            if self.teacher is not None:
+                term, slope = self._taught(self.teacher, outputs, x)
+                taught.append(term)
+                gradient = gradient + slope
+            return values, gradient
 
         policy_3 = self.actor.learn(x["actor"], start, x.get("actor_state"), of_policy)
         terms = []
         if self.regulariser is not None:
             terms.append(self._robust_loss(self.regulariser, x, rng.fold("defence", index)))
+        terms += taught
         norms = [steps["actor"].apply(sum(terms, policy_3.sum()), "policy loss")]
         self.norm.update(x["return"], x["mask"])
         seen = x.get("critic", x["actor"])
@@ -297,6 +318,16 @@ class PolicyTeam:
         )
         (regulariser.weight * term).backward()  # type: ignore[no-untyped-call]
         return term.detach()
+
+    def _taught(self, teacher: Teacher, outputs: Tensor, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
+        """The teacher's term, and its weighted gradient; that of the head's own parameters is added to theirs."""
+        with torch.enable_grad():
+            outputs = outputs.detach().requires_grad_()
+            term = self.policy.divergence(outputs, x, temperature=teacher.config.distil_temperature)
+            weight = teacher.weight(self.optimisers["actor"].steps)
+            (weight * term).backward()  # type: ignore[no-untyped-call]
+        assert outputs.grad is not None
+        return term.detach(), outputs.grad
 
     def _value_loss(self, value_BTN1: Tensor, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
         """The critic's loss and its gradient, (..., 1)."""
@@ -334,7 +365,8 @@ class PolicyTeam:
             },
             "targets": {},
             "optimisers": {name: o.state_dict() for name, o in self.optimisers.items()},
-            "counters": {"updates": self.updates, "steps": self.steps},
+            "counters": {"updates": self.updates, "steps": self.steps}
+            | ({} if self.teacher is None else self.teacher.counters),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -350,6 +382,8 @@ class PolicyTeam:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.updates, self.steps = (int(state["counters"][name]) for name in ("updates", "steps"))
+        if self.teacher is not None:
+            self.teacher.restore(state["counters"])
 
 
 def _standardise(x: Tensor, mask: Tensor) -> Tensor:

@@ -27,9 +27,21 @@ class Layers:
     # heads and encoders of a few features hold hardly any weights and would lose whole features.
     smallest: int = 32  # features, >= 1
     dense: tuple[str, ...] = ()  # layers that stay dense: names in the network, or parts of it ("mixer")
+    # Folder of a finished run of the same world and kind of team, whose policy a term of the loss draws the
+    # student's to; "": none. `marl.sparse.distil`; our addition.
+    distil: str = ""
+    distil_weight: float = 1.0  # of the term, > 0
+    distil_temperature: float = 1.0  # of both softmaxes, > 0; CHOICE: Q-values want less, 0.1
+    distil_decay: int = 0  # optimiser steps over which the weight falls linearly to 0; 0: it stays
 
     def __post_init__(self) -> None:
         require(self.smallest >= 1, "smallest", self.smallest, "give an integer >= 1")
+        for name in ("distil_weight", "distil_temperature"):
+            require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
+        require(self.distil_decay >= 0, "distil_decay", self.distil_decay, "give an integer >= 0")
+        for name, default in (("distil_weight", 1.0), ("distil_temperature", 1.0), ("distil_decay", 0)):
+            fix = "nothing reads it without distil=<folder of a run>"
+            require(bool(self.distil) or getattr(self, name) == default, name, getattr(self, name), fix)
 
     def build(self, network: nn.Module, generator: torch.Generator) -> Pruner:
         """Make the network's chosen layers sparse; what is returned must go to its optimiser."""
@@ -124,6 +136,9 @@ class Grouped(Groups):
         ):
             value = getattr(self, name)
             require(value in known, name, value, f"give one of {', '.join(known)}")
+        if self.relaxation == "identity":
+            fix = "relaxation=identity does not read it; leave it out, or give relaxation=softmax"
+            require(self.temperature == 1.0, "temperature", self.temperature, fix)
         for name in ("temperature", "initial_std"):
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
         require(self.warmup >= 0, "warmup", self.warmup, "give an integer >= 0")

@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from marl.sparse.backends import native
 from marl.sparse.config import Grouped
 from marl.sparse.layout import Layout
 
@@ -115,7 +116,10 @@ def selected_gradients(packed_grad: Tensor, packed: Tensor, layout: Layout) -> t
         packed_grad, packed: (nnz,) gradient and value of the kept weights.
         layout: of both.
     """
-    sum_I, sum_O = layout.sums(packed_grad * packed)
+    if native.usable(packed):
+        sum_I, sum_O = native.sums(packed_grad.contiguous(), packed.detach().contiguous(), layout)
+    else:
+        sum_I, sum_O = layout.sums(packed_grad * packed)
     dIS = sum_I.new_zeros(layout.inputs, layout.groups)
     dOS = sum_O.new_zeros(layout.groups, layout.outputs)
     dIS.scatter_(1, layout.group_in_I[:, None], sum_I[:, None])

@@ -99,6 +99,11 @@ class GroupedLayer(nn.Module):
         """The kept weights (nnz,), without a gradient."""
         return self.weight.data[: self.layout.nnz]
 
+    @property
+    def dense_weight(self) -> Tensor | None:
+        """W * mask (O, I) where products are dense; `marl.nets.dense_weight` asks for it."""
+        return self.leaf if self.full else None
+
     def dense(self) -> Tensor:
         """All weights (O, I), sleeping ones too, without a gradient."""
         flat = torch.empty_like(self.weight.data)

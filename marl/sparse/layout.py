@@ -105,6 +105,26 @@ class Layout:
         return tuple(self.start_out.diff().tolist())
 
     @functools.cached_property
+    def place_out_O(self) -> Tensor:
+        """Group-major position of every output."""
+        return self.order_out_O.argsort()
+
+    @functools.cached_property
+    def sorted_in(self) -> bool:
+        """Whether the inputs stand in group-major order as they are, so that nothing has to be gathered."""
+        return not bool((self.order_in_I.diff() != 1).any())
+
+    @functools.cached_property
+    def sorted_out(self) -> bool:
+        """The same for the outputs."""
+        return not bool((self.order_out_O.diff() != 1).any())
+
+    def settle(self) -> Layout:
+        """Read from the tensors what products need as plain numbers: a tracer must find them there."""
+        _ = self.sizes_in, self.sizes_out, self.sorted_in, self.sorted_out, self.place_out_O
+        return self
+
+    @functools.cached_property
     def output_of_packed(self) -> Tensor:
         """(nnz,) output that every packed weight belongs to."""
         return self.order_out_O[self._row_of_packed]
@@ -167,8 +187,7 @@ class Layout:
         require(
             before.outputs == self.inputs, "inputs", self.inputs, f"give {before.outputs}, the outputs before"
         )
-        place_in_I = before.order_out_O.argsort()
-        order_in_I = place_in_I[self.order_in_I]
+        order_in_I = before.place_out_O[self.order_in_I]
         return dataclasses.replace(
             self, group_in_I=self.group_in_I[before.order_out_O], order_in_I=order_in_I
         )

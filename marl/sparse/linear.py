@@ -50,13 +50,17 @@ def grouped_linear(
         gather: x comes in feature order; else in group-major order, as a layer with scatter=False gave it.
         scatter: y is in feature order; else it stays in group-major order.
         backend: a name of `BACKENDS`, or "auto": native where it serves (float32 on the CPU), else the
-            fastest of triton (on CUDA, where it is installed), torch and the reference.
+            fastest of triton (on CUDA, where it is installed), torch and the reference. While torch.compile
+            or torch.export traces it is torch, a product per group; `Layout.settle` must have been called.
 
     Returns: (..., O).
     """
     require(backend in ("auto", *BACKENDS), "backend", backend, f"give one of auto, {', '.join(BACKENDS)}")
+    gather, scatter = gather and not layout.sorted_in, scatter and not layout.sorted_out
     options = {"relu": relu, "gather": gather, "scatter": scatter}
-    if backend == "auto":
+    if backend == "auto" and torch.compiler.is_compiling():
+        backend = "torch"
+    elif backend == "auto":
         backend = "native" if native.usable(x) else _faster(x, packed, bias, layout, options)
     return BACKENDS[backend](x, packed, bias, layout, **options)
 
@@ -107,7 +111,8 @@ class GroupedLinear(nn.Module):
         super().__init__()
         self.packed = nn.Parameter(packed)
         self.bias = None if bias is None else nn.Parameter(bias)
-        self.layout, self.backend = layout, backend
+        self.layout, self.backend = layout.settle(), backend
+        gather, scatter = gather and not layout.sorted_in, scatter and not layout.sorted_out
         self.options = {"relu": relu, "gather": gather, "scatter": scatter}
 
     def forward(self, x: Tensor) -> Tensor:
@@ -201,7 +206,7 @@ def chain(layers: Sequence[GroupedLinear]) -> nn.Sequential:
         layout = layer.layout
         if k > 0:
             layout = layout.after(layers[k - 1].layout)
-            options["gather"] = bool((layout.order_in_I.diff() != 1).any())
+            options["gather"] = True  # unless the composed order is that of the groups
         if k + 1 < len(layers):
             options["scatter"] = False
         own = GroupedLinear(layer.packed.detach(), None, layout, backend=layer.backend, **options)

@@ -25,6 +25,7 @@ from marl.robust.extras import INTENDED, extra_fields
 from marl.robust.losses import squared_distance
 from marl.robust.regularise import Regulariser, View, regulariser
 from marl.sparse import follow, sparsify
+from marl.sparse.distil import teacher_of
 from marl.sparse.export.policy import Policy
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value import export
@@ -100,6 +101,7 @@ class QTeam:
             pruner=self.pruner,
             native=True,
         )
+        self.teacher = teacher_of(config.sparsity, self, QTeam)
         self._target = FlatParameters(self.target.requires_grad_(False))
         self._move_target(1.0)
 
@@ -188,7 +190,7 @@ class QTeam:
             look = self._look(self.online, x_BTNI, batch)
             value_BTM, target_BTM = self._values_and_targets(batch, x_BTNI, look)
             td = td_loss(value_BTM, target_BTM, batch.filled_BT, kind=self.config.td_loss)
-            own = self._own_losses(look, batch)
+            own = self._own_losses(look, batch) | self._taught(look, batch)
             if self.regulariser is not None:
                 own |= self._robust_loss(self.regulariser, look, batch, rng)
             loss = sum((weight * value for weight, value in own.values()), td)
@@ -199,6 +201,20 @@ class QTeam:
         parts = {name: value.detach() for name, (_, value) in own.items()}
         parts |= {"td_loss": td.detach()} if own else {}
         return self._metrics(batch, loss, norm, value_BTM, target_BTM) | parts
+
+    def lessons(self, batch: Batch) -> dict[str, Tensor]:
+        """What it teaches a student: its Q-values of every entry, (B, T, N, A)."""
+        x_BTNI = self.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
+        return {"q": self._look(self.online, x_BTNI, batch).q_BTNA}
+
+    def _taught(self, look: Look, batch: Batch) -> dict[str, tuple[float, Tensor]]:
+        """The teacher's term of the loss, where there is a teacher."""
+        if self.teacher is None:
+            return {}
+        live_BTN = batch.filled_BT[..., None] & batch.alive_BTN
+        taught_BTNA = self.teacher.lessons(batch)["q"]
+        term = self.teacher.divergence(look.q_BTNA, taught_BTNA, live_BTN, batch.avail_BTNA)
+        return {"distil_loss": (self.teacher.weight(self.optimiser.steps), term)}
 
     def _robust_loss(
         self, regulariser: Regulariser, look: Look, batch: Batch, rng: Stream
@@ -287,7 +303,7 @@ class QTeam:
             "networks": tensors_of(self.online),
             "targets": tensors_of(self.target),
             "optimisers": {"online": self.optimiser.state_dict()},
-            "counters": {"updates": self.updates},
+            "counters": {"updates": self.updates} | ({} if self.teacher is None else self.teacher.counters),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -300,3 +316,5 @@ class QTeam:
         load_tensors(self.target, state["targets"], "targets")
         self.optimiser.load_state_dict(state["optimisers"]["online"])
         self.updates = int(state["counters"]["updates"])
+        if self.teacher is not None:
+            self.teacher.restore(state["counters"])

@@ -10,6 +10,7 @@ import torch
 
 from marl.agents import commnet, ic3net, ippo, iql, mappo, qmix, qplex, tarmac
 from marl.channel import PerfectLink
+from marl.comm.network import TalkingNetwork
 from marl.errors import NonFiniteError
 from marl.rng import Rng
 from marl.sparse import Grouped, RandomGroups, grouped_layers
@@ -185,3 +186,20 @@ def test_acting_sends_messages_through_grouped_layers(make_spec: Any, make_step:
     act = team.act(make_step(spec), team.initial_carry(2), rng=stream, explore=1.0, link=PerfectLink(CPU))
     assert act.actions_BN.shape == (2, 3)
     assert act.extras["delivered"].any()
+
+
+def test_a_cell_of_full_layers_runs_as_one_native_pass(make_spec: Any):
+    """IC3Net's sequence with W * mask as dense weights: the numbers of the plain loop, and its gradients."""
+    net = build("ic3net", make_spec(O=6), KINDS["full"]()).network
+    g = torch.Generator().manual_seed(3)
+    e, state = torch.randn(2, 5, 3, 8, generator=g), tuple(torch.randn(2, 2, 3, 8, generator=g))
+    alive = torch.ones(2, 5, 3, dtype=torch.bool)
+    rest = torch.rand(2, 5, generator=g) < 0.3, alive, torch.rand(2, 5, 1, 3, 3, generator=g) < 0.5, state
+    found = []
+    for run in (net, lambda *given: TalkingNetwork.forward(net, *given)):
+        h, c = run(e, *rest)
+        (h.square().sum() + c.sum()).backward()
+        found.append([h, c, *(one.leaf.grad.clone() for _, one in grouped_layers(net))])
+        for _, one in grouped_layers(net):
+            one.leaf.grad.zero_()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
-from experiments.benchmarks import interleave, sparse, sparse_sides
+from experiments.benchmarks import interleave, sparse, sparse_changes, sparse_learning, sparse_sides
+from experiments.benchmarks.machine import ROOT
 from experiments.sparse import speed
 
 
@@ -73,3 +75,49 @@ def test_groups_are_equal_or_ragged() -> None:
     ragged = sparse_sides.ragged(1024, 1024, 8)
     assert len(set(ragged.sizes_in)) > 1
     assert 1 / 16 < ragged.density < 1 / 4
+
+
+def test_amdahls_bound_by_hand() -> None:
+    assert speed.amdahl(0.0, 16) == 16
+    assert speed.amdahl(1.0, 16) == 1
+    assert speed.amdahl(0.2, 4) == pytest.approx(2.5)
+
+
+def test_parts_that_are_taken_away_stand_in_the_source() -> None:
+    source = (ROOT / "marl" / "native" / "grouped.cpp").read_text()
+    for old, new in sparse_changes.WITHOUT.values():
+        assert source.count(old) == 1
+        assert old != new
+
+
+def test_tables_of_learning_and_of_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(speed, "ROOT", tmp_path)
+    about = {"team": "qmix", "hidden": 128, "groups": 4, "threads": 1}
+    seconds = {"dense": (0.4, 0.2), "full": (0.5, 0.3), "selected": (0.2, 0.6)}
+    data = [
+        {**about, "side": side, "repetition": i, "seconds": value, "outside": share}
+        for side, (value, share) in seconds.items()
+        for i in range(3)
+    ]
+    interleave.write_rows(tmp_path / speed.raw("learning"), data)
+    assert (
+        "| qmix, 128, 4 | 400 | 20% | 2.50 | 0.80 (30% outside) | 2.00 (60% outside) |"
+        in speed.learning_table()
+    )
+    modes = {
+        f"{mode}: {part}": [value] * 5
+        for mode in ("network", "alone")
+        for part, value in (("complete", 1.0), ("copied rows", 1.5))
+    }
+    data = rows("128x512", 1, 16, dense=[9.0] * 5)
+    for side, values in modes.items():
+        data += [{**data[0], "side": side, "repetition": i, "seconds": 2 * v} for i, v in enumerate(values)]
+    interleave.write_rows(tmp_path / speed.raw("changes"), data)
+    assert "| copied rows | 1.50 / 1.50 |" in speed.changes_table()
+
+
+def test_a_share_of_time_lies_outside_products() -> None:
+    """Mostly products, and none at all."""
+    a = torch.randn(600, 600)
+    assert sparse_learning.outside(lambda: [a @ a for _ in range(5)]) < 0.5
+    assert sparse_learning.outside(lambda: [a.sin() for _ in range(5)]) > 0.9

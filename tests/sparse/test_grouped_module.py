@@ -10,7 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 
+from marl.errors import MarlError
 from marl.sparse import GroupedLinear, Layout, chain
 from marl.sparse.backends import choose, native
 
@@ -173,3 +175,37 @@ def test_the_choice_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch):
     choose.forget()
     with pytest.raises(pytest.fail.Exception):
         choose.fastest("test", forms)
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch's own tracers
+def test_a_tracer_sees_one_product_per_group():
+    module = layer(20, 33, 4, 0, relu=True)
+    x = torch.randn(5, 20)
+    wanted = masked(module, x)
+    program = torch.export.export(module, (x,), dynamic_shapes=({0: torch.export.Dim("rows")},))
+    torch.testing.assert_close(program.module()(x[:3]), wanted[:3])
+    names = [str(node.target) for node in program.graph.nodes]
+    used = sum(min(pair) > 0 for pair in zip(module.layout.sizes_in, module.layout.sizes_out, strict=True))
+    assert sum("matmul" in name for name in names) == used
+    torch.testing.assert_close(module(x), wanted)  # nothing of the tracer has stayed
+    compiled = torch.compile(module, backend="eager", dynamic=False)
+    torch.testing.assert_close(compiled(x), wanted)
+
+
+def test_native_cannot_be_traced_and_says_so():
+    module = layer(20, 33, 4, 0)
+    module.backend = "native"
+    with pytest.raises(MarlError, match=r"cannot be traced by torch.compile or torch.export: give backend="):
+        torch.export.export(module, (torch.randn(5, 20),))
+    plan = native.loaded().plan(module.layout)
+    with FakeTensorMode() as mode, pytest.raises(Exception) as caught:  # noqa: B017, PT011 - torch's own
+        native.loaded().module.linear(
+            mode.from_tensor(torch.randn(5, 20)), module.packed.detach(), None, plan, 0
+        )
+    assert not isinstance(caught.value, SystemError)
+    eval_mode = layer(20, 33, 4, 0).eval()
+    assert eval_mode(torch.randn(5, 20).as_subclass(Own)).shape == (5, 33)  # not by the kernels' fast path
+
+
+class Own(torch.Tensor):
+    """Some class of tensors."""

@@ -147,6 +147,16 @@ def test_selected_gradients_are_the_entries_of_the_full_ones(I: int, O: int, G: 
         torch.testing.assert_close((dIS, dOS), full)
 
 
+def test_selected_gradients_in_float32_are_those_in_float64():
+    """float32 on the CPU takes the native sums where they can be built."""
+    case = Case(33, 40, 5)
+    both = [case.layout.pack(x) for x in (case.dense_gradient(), case.W)]
+    found = selected_gradients(both[0].float(), both[1].float().requires_grad_(), case.layout)
+    for own, wanted in zip(found, selected_gradients(both[0], both[1], case.layout), strict=True):
+        assert not own.requires_grad
+        torch.testing.assert_close(own.double(), wanted, rtol=1e-4, atol=1e-3)
+
+
 def test_selected_gradients_never_see_what_sleeps():
     case = Case(9, 7, 3)
     first = selected_gradients(*(case.layout.pack(x) for x in (case.dense_gradient(), case.W)), case.layout)
@@ -167,7 +177,7 @@ def test_through_softmax_is_autograds_jacobian(dim: int):
 def test_softmax_moves_the_logits_of_other_groups_and_identity_does_not():
     layout_of = {}
     for relaxation in ("identity", "softmax"):
-        g = grouping(6, 4, 3, relaxation=relaxation, temperature=0.5)
+        g = grouping(6, 4, 3, relaxation=relaxation)
         layout = Layout.of(*g.indices(), 3)
         ones = torch.ones(layout.nnz)
         gradients = selected_gradients(ones, ones, layout)
@@ -201,7 +211,8 @@ def test_initial_logits_are_normal_with_the_deviation_asked_for():
         ({"ste": "half"}, "ste='half'.*full, selected"),
         ({"balance": "yes"}, "balance='yes'"),
         ({"relaxation": "hard"}, "relaxation='hard'"),
-        ({"temperature": 0.0}, "temperature=0.0"),
+        ({"temperature": 0.0, "relaxation": "softmax"}, "temperature=0.0.*above 0"),
+        ({"temperature": 0.5}, "temperature=0.5.*relaxation=softmax"),
         ({"initial_std": 0.0}, "initial_std=0.0"),
         ({"refresh": 0}, "refresh=0"),
         ({"smallest": 0}, "smallest=0"),

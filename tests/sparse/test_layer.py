@@ -10,7 +10,19 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from marl.errors import MarlError
-from marl.nets import GRU, LSTM, MLP, FlatParameters, Linear, Optimiser, linear, load_tensors, tensors_of
+from marl.nets import (
+    GRU,
+    LSTM,
+    MLP,
+    FlatParameters,
+    Linear,
+    Optimiser,
+    dense_weight,
+    linear,
+    load_tensors,
+    tensors_of,
+)
+from marl.nets.recurrent import gru_sequence
 from marl.nets.tower import Tower
 from marl.rng import Rng
 from marl.sparse import Grouped, GroupedLayer, Grouping, RandomGroups, follow, grouped_layers, sparsify
@@ -204,6 +216,20 @@ def test_groups_are_learned_and_density_follows():
     assert metrics[f"density/{names[0]}"].item() == pytest.approx(pairs[0].density)
 
 
+def test_the_features_that_changed_their_group_are_counted():
+    net, optimiser = _train(Grouped(groups=4, smallest=1, initial_std=0.01), "adam", steps=1)
+    start, _ = _train(Grouped(groups=4, smallest=1, initial_std=0.01), "adam", steps=0)
+    pairs = zip(grouped_layers(net), grouped_layers(start), strict=True)
+    changed = sum(
+        int((a.group_in_I != b.group_in_I).sum() + (a.group_out_O != b.group_out_O).sum())
+        for (_, a), (_, b) in pairs
+    )
+    assert optimiser.pruner is not None
+    assert changed > 0
+    assert optimiser.pruner.metrics()["regrouped"] == changed
+    assert optimiser.pruner.metrics()["regrouped"] == 0  # since the last call
+
+
 def test_groups_change_only_at_a_refresh():
     for steps, changed in ((4, False), (5, True)):
         net, _ = _train(Grouped(groups=4, smallest=1, initial_std=0.01, refresh=5), "adam", steps=steps)
@@ -335,3 +361,29 @@ def test_steps_of_kept_weights_are_longer_the_fewer_they_are(kind: str):
         moved[rescale] = (one.packed - first.packed).abs().median(), (one.bias - first.bias).abs().median()
     torch.testing.assert_close(moved[True][0], 2 * moved[False][0], rtol=0.02, atol=0.0)
     torch.testing.assert_close(moved[True][1], moved[False][1], rtol=0.02, atol=0.0)
+
+
+@pytest.mark.parametrize("ste", ["full", "selected"])
+@pytest.mark.parametrize("kind", ["gru", "mlp"])
+def test_full_layers_take_the_native_forms_of_dense_ones(kind: str, ste: str):
+    """A GRU's sequence and a perceptron: output and gradients as layer by layer."""
+    module = GRU(8, 8, generator=generator()) if kind == "gru" else MLP((8, 16, 4), generator=generator())
+    sparsify(module, Grouped(groups=2, smallest=1, ste=ste), Rng(0))  # type: ignore[arg-type]
+    FlatParameters(module)
+    assert all((dense_weight(one) is not None) == (ste == "full") for _, one in grouped_layers(module))
+    x = torch.randn(4, 3, 2, 8, generator=generator(3))
+    start = torch.rand(4, 3, generator=generator(4)) < 0.3
+
+    def by_layers() -> Tensor:
+        if isinstance(module, GRU):
+            return gru_sequence(module.input(x), module.recurrent, start, None)
+        return module.by_layers(x)
+
+    found = []
+    for run in (lambda: module(x, start) if kind == "gru" else module(x), by_layers):
+        y = run()
+        y.square().sum().backward()
+        found.append([y, *(one.leaf.grad.clone() for _, one in grouped_layers(module))])
+        for _, one in grouped_layers(module):
+            one.leaf.grad.zero_()
+    torch.testing.assert_close(*found, rtol=1e-4, atol=1e-5)

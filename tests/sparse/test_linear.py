@@ -9,6 +9,7 @@ from torch import Tensor
 
 from marl.errors import FieldError
 from marl.sparse import Layout, grouped_linear
+from marl.sparse.backends import choose
 from marl.sparse.linear import BACKENDS
 
 LAYOUTS = {  # inputs, outputs, groups, share of the groups that are in use
@@ -86,3 +87,40 @@ def test_unknown_backend_is_named():
     x, weight, _ = case(layout, (1,), torch.float32)
     with pytest.raises(FieldError, match="backend"):
         grouped_linear(x, layout.pack(weight), None, layout, backend="fpga")
+
+
+@pytest.mark.parametrize("backend", ["reference", "padded_bmm", "loop"])
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float16, 4e-3), (torch.bfloat16, 3e-2)])
+def test_half_precision(backend: str, dtype: torch.dtype, tolerance: float, monkeypatch: pytest.MonkeyPatch):
+    """Both forms of the torch backend and the reference, against products in float64 of the same numbers."""
+    monkeypatch.setattr(choose, "fastest", lambda key, candidates: backend)
+    for name, (relu, has_bias) in {
+        "ragged": (True, True),
+        "empty groups": (False, True),
+        "equal": (True, False),
+    }.items():
+        layout = make(name)
+        x, weight, bias = case(layout, (2, 5), dtype)
+        wanted_of = [t.double().requires_grad_() for t in (x, weight, bias)]
+        wanted = masked(wanted_of[0], wanted_of[1], wanted_of[2] if has_bias else None, layout, relu)
+        dy = torch.randn(wanted.shape, generator=torch.Generator().manual_seed(2)).to(dtype)
+        with torch.no_grad():  # where rounding may decide whether ReLU is on, no gradient comes
+            before = masked(wanted_of[0], wanted_of[1], wanted_of[2] if has_bias else None, layout, False)
+            dy[before.abs() < tolerance * before.abs().max()] = 0.0
+        wanted.backward(dy.double())
+        own_of = [t.clone().requires_grad_() for t in (x, layout.pack(weight), bias)]
+        used = "reference" if backend == "reference" else "torch"
+        y = grouped_linear(
+            own_of[0], own_of[1], own_of[2] if has_bias else None, layout, relu=relu, backend=used
+        )
+        y.backward(dy)
+        pairs = [
+            (y, wanted),
+            (own_of[0].grad, wanted_of[0].grad),
+            (own_of[1].grad, layout.pack(wanted_of[1].grad)),
+        ]
+        pairs += [(own_of[2].grad, wanted_of[2].grad)] if has_bias else []
+        for own, other in pairs:
+            assert own.dtype == dtype
+            scale = max([1.0, *other.detach().abs().reshape(-1).tolist()])
+            torch.testing.assert_close(own.double(), other.detach(), rtol=0, atol=tolerance * scale)

@@ -23,7 +23,7 @@ from marl.errors import MarlError
 from marl.sparse.layout import Layout
 
 _FOLDER = Path(native.__file__).parent
-_KERNELS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread", "-fopenmp", *native.FAST[-3:])
+KERNELS = ("-O3", "-std=c++20", "-fPIC", "-shared", "-pthread", "-fopenmp", *native.FAST[-3:])
 LEVELS = {  # torch's name of an instruction set: what the compiler may use
     "AVX512": ("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma"),
     "AVX2": ("-mavx2", "-mfma"),
@@ -54,16 +54,16 @@ class _Native:
 
     def use(self, level: str) -> None:
         """Take the kernels of an instruction set that this machine has; others than LEVELS are "DEFAULT"."""
-        library = native.load(_FOLDER / "grouped.cpp", (*_KERNELS, *LEVELS.get(level, LEVELS["DEFAULT"])))
+        library = native.load(_FOLDER / "grouped.cpp", (*KERNELS, *LEVELS.get(level, LEVELS["DEFAULT"])))
         library.marl_grouped.restype = ctypes.c_void_p
         self.lanes: int = self.module.use(library.marl_grouped())  # floats of a vector
         self._plans: weakref.WeakKeyDictionary[Layout, Tensor] = weakref.WeakKeyDictionary()
 
     def plan(self, layout: Layout) -> Tensor:
-        """The layout as the kernels read it (marl/native/grouped.hpp)."""
+        """The layout as the kernels read it, kept as long as it lives."""
         found = self._plans.get(layout)
         if found is None:
-            found = self._plans[layout] = _plan(layout, self.lanes)
+            found = self._plans[layout] = make_plan(layout, self.lanes)
         return found
 
 
@@ -82,8 +82,9 @@ def available() -> bool:
 
 
 def usable(x: Tensor) -> bool:
-    """Whether they serve this input: float32 on the CPU."""
-    return x.device.type == "cpu" and x.dtype == torch.float32 and available()
+    """Whether they serve this input: float32 on the CPU, not while torch.compile or torch.export traces."""
+    on_cpu = x.device.type == "cpu" and x.dtype == torch.float32
+    return on_cpu and not torch.compiler.is_compiling() and available()
 
 
 def loaded() -> _Native:
@@ -103,6 +104,10 @@ def grouped_linear(
     x: Tensor, packed: Tensor, bias: Tensor | None, layout: Layout, *, relu: bool, gather: bool, scatter: bool
 ) -> Tensor:
     """`marl.sparse.linear.grouped_linear` by the kernels; the panels are packed anew."""
+    if torch.compiler.is_compiling():
+        raise MarlError(
+            "backend='native' cannot be traced by torch.compile or torch.export: give backend=torch"
+        )
     own = loaded()
     options = flags(relu=relu, gather=gather, scatter=scatter)
     y: Tensor = own.module.linear(x, packed, bias, own.plan(layout), options)
@@ -129,7 +134,8 @@ def sums(a: Tensor, b: Tensor, layout: Layout) -> tuple[Tensor, Tensor]:
     return sum_I, sum_O
 
 
-def _plan(layout: Layout, lanes: int) -> Tensor:
+def make_plan(layout: Layout, lanes: int) -> Tensor:
+    """The layout as kernels read it whose vectors have so many floats (marl/native/grouped.hpp)."""
     m_G, n_G = layout.start_in.diff(), layout.start_out.diff()
 
     def padded(sizes: Tensor) -> Tensor:

@@ -20,21 +20,27 @@ def grouped_linear(
     rows_RI = x.reshape(-1, layout.inputs)
     if gather:
         rows_RI = rows_RI.index_select(1, layout.order_in_I)
-    with torch.no_grad():
-        forms = {
-            form.__name__: functools.partial(form, rows_RI.detach(), packed.detach(), layout)
-            for form in (padded_bmm, loop)
-        }
-        shape = f"torch {layout.inputs}x{layout.outputs} nnz {layout.nnz} of {layout.groups} groups"
-        key = f"{shape}; 2^{choose.size_of(len(rows_RI))} rows; {x.dtype} on {x.device.type}"
-        form = choose.fastest(key, forms)
+    # What is traced cannot be measured, and must not leave its tensors in `_shapes`.
+    form = "loop" if torch.compiler.is_compiling() else _faster(rows_RI, packed, layout)
     y_RO = (padded_bmm if form == "padded_bmm" else loop)(rows_RI, packed, layout)
     if scatter:
-        y_RO = y_RO.index_select(1, _shape(layout).place_out_O)
+        y_RO = y_RO.index_select(1, layout.place_out_O)
     if bias is not None:
         y_RO = y_RO + (bias if scatter else bias[layout.order_out_O])
     y = y_RO.view(*x.shape[:-1], layout.outputs)
     return torch.relu(y) if relu else y
+
+
+@torch.no_grad()
+def _faster(rows_RI: Tensor, packed: Tensor, layout: Layout) -> str:
+    """Name of the form that is faster for this shape."""
+    forms = {
+        form.__name__: functools.partial(form, rows_RI.detach(), packed.detach(), layout)
+        for form in (padded_bmm, loop)
+    }
+    shape = f"torch {layout.inputs}x{layout.outputs} nnz {layout.nnz} of {layout.groups} groups"
+    key = f"{shape}; 2^{choose.size_of(len(rows_RI))} rows; {rows_RI.dtype} on {rows_RI.device.type}"
+    return choose.fastest(key, forms)
 
 
 def loop(x_RI: Tensor, packed: Tensor, layout: Layout) -> Tensor:
@@ -43,7 +49,8 @@ def loop(x_RI: Tensor, packed: Tensor, layout: Layout) -> Tensor:
     rows = x_RI.split(layout.sizes_in, 1)
     blocks = packed.split([m * n for m, n in zip(layout.sizes_in, layout.sizes_out, strict=True)])
     for x_Rm, block, m, n in zip(rows, blocks, layout.sizes_in, layout.sizes_out, strict=True):
-        parts.append(x_Rm @ block.view(n, m).T if m else x_Rm.new_zeros(len(x_RI), n))
+        if n or not torch.compiler.is_compiling():  # other programs know no products without outputs
+            parts.append(x_Rm @ block.view(n, m).T if m else x_Rm.new_zeros(x_RI.shape[0], n))
     return torch.cat(parts, 1)
 
 
@@ -70,7 +77,6 @@ class _Shape:
     input_Gm: Tensor
     packed_Gnm: Tensor
     output_O: Tensor  # in the (G, n) rectangle
-    place_out_O: Tensor
 
 
 _shapes: weakref.WeakKeyDictionary[Layout, _Shape] = weakref.WeakKeyDictionary()
@@ -93,4 +99,4 @@ def _make_shape(layout: Layout) -> _Shape:
     at_Gnm = layout.start_block[:-1, None, None] + row_n[:, None] * m_G[:, :, None] + column_m
     packed_Gnm = torch.where(inside_Gnm, at_Gnm, layout.nnz)
     output_O = (row_n < n_G).reshape(-1).nonzero().squeeze(1)
-    return _Shape(input_Gm, packed_Gnm, output_O, layout.order_out_O.argsort())
+    return _Shape(input_Gm, packed_Gnm, output_O)

@@ -1,8 +1,8 @@
 """A policy in the formats of other programs: ONNX, and torch.export's .pt2.
 
 Both hold the step function of `Policy.forward` with B left open; its inputs and outputs have the policy's
-names. A grouped layer becomes a gather, one product per group and a scatter, so that only kept weights are
-in the file. The policy's description (`packed.describe`) goes along as text.
+names. A grouped layer becomes a gather, one product per group and a scatter, as `grouped_linear` is traced,
+so that only kept weights are in the file. The policy's description (`packed.describe`) goes along as text.
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from torch import Tensor
 
 from marl import files
 from marl.errors import MarlError
-from marl.sparse.export.layers import Grouped
 from marl.sparse.export.packed import LIST, describe
 from marl.sparse.export.policy import Policy
 
@@ -30,24 +29,11 @@ _ROWS = 3  # of the example that is traced: neither 0 nor 1, which torch.export 
 _CLOSE = 1e-4  # relative and absolute: another program sums in another order
 
 
-@contextmanager
-def _traced(policy: Policy) -> Iterator[None]:
-    """Within, grouped layers are made of operations that every program has."""
-    grouped = [layer for layer in policy.layers.values() if isinstance(layer, Grouped)]
-    for layer in grouped:
-        layer.traced = True
-    try:
-        yield
-    finally:
-        for layer in grouped:
-            layer.traced = False
-
-
 def _program(policy: Policy) -> torch.export.ExportedProgram:
     example = policy.example(_ROWS)
     rows = torch.export.Dim("rows")
     shapes = tuple({0: rows} for _ in example)
-    with _traced(policy), torch.no_grad():
+    with torch.no_grad():
         return torch.export.export(policy, example, dynamic_shapes=(shapes,))
 
 

@@ -111,17 +111,10 @@ class Grouped(Layer):
         super().__init__(settings, tensors)
         I, O = settings["inputs"], settings["outputs"]  # noqa: E741 - the legend's letters
         groups = zip(self.group_in.long().view(-1, I), self.group_out.long().view(-1, O), strict=True)
-        self.layouts = [Layout.of(group_in, group_out, settings["groups"]) for group_in, group_out in groups]
+        self.layouts = [Layout.of(*pair, settings["groups"]).settle() for pair in groups]
         if len(self.packed) != sum(layout.nnz for layout in self.layouts):
             kept = sum(layout.nnz for layout in self.layouts)
             raise MarlError(f"packed has {len(self.packed)} weights, its groups keep {kept}")
-        self.traced = False  # while True: plain products of blocks, which other programs can run
-        # Plain numbers: what is read from a tensor while a program is traced would belong to that program.
-        self._nnz = [layout.nnz for layout in self.layouts]
-        self._sizes = [list(zip(x.sizes_in, x.sizes_out, strict=True)) for x in self.layouts]
-        self._places = [
-            layout.order_out_O.argsort() for layout in self.layouts
-        ]  # group-major, of every output
 
     @staticmethod
     def shapes(*, inputs: int, outputs: int, groups: int, copies: int | None, activation: str) -> Shapes:
@@ -137,28 +130,13 @@ class Grouped(Layer):
 
     def forward(self, x: Tensor) -> Tensor:
         """Args: x: (..., I), or (..., C, I). Returns: the same with O last."""
-        packed = self.packed.split(self._nnz)
+        packed = self.packed.split([layout.nnz for layout in self.layouts])
         if self.settings["copies"] is None:
-            y = self._product(0, x, packed[0], self.bias)
+            y = grouped_linear(x, packed[0], self.bias, self.layouts[0])
         else:
-            y = torch.stack(
-                [self._product(c, x[..., c, :], packed[c], self.bias[c]) for c in range(len(packed))], -2
-            )
+            parts = zip(packed, self.bias, self.layouts, strict=True)
+            y = torch.stack([grouped_linear(x[..., c, :], *part) for c, part in enumerate(parts)], -2)
         return ACTIVATIONS[self.settings["activation"]](y)
-
-    def _product(self, copy: int, x: Tensor, packed: Tensor, bias_O: Tensor) -> Tensor:
-        """x (W * mask)^T + b of one set of weights."""
-        layout = self.layouts[copy]
-        if not self.traced:
-            return grouped_linear(x, packed, bias_O, layout)
-        xs = x[..., layout.order_in_I].split([m for m, _ in self._sizes[copy]], -1)
-        blocks = packed.split([m * n for m, n in self._sizes[copy]])
-        parts = [  # gather, one product per group, scatter
-            F.linear(x_g, block.view(n, m)) if m else x.new_zeros(*x.shape[:-1], n)
-            for x_g, block, (m, n) in zip(xs, blocks, self._sizes[copy], strict=True)
-            if n
-        ]
-        return torch.cat(parts, -1)[..., self._places[copy]] + bias_O
 
 
 class Norm(Layer):

@@ -12,7 +12,7 @@ from marl import config, files
 from marl.errors import FieldError, MarlError
 from marl.measure import load_agent, load_run
 from marl.results import versions
-from marl.sparse.export import foreign, packed
+from marl.sparse.export import foreign, order, packed
 from marl.sparse.export.policy import Policy
 
 
@@ -72,7 +72,7 @@ def export_run(
     agent = load_agent(cfg, saved)
     if not isinstance(agent, Exportable):
         raise MarlError(f"agent={config.label(cfg.agent)} cannot be exported: its class has no method export")
-    policy = agent.export()
+    policy = order.in_order(agent.export())
     policy.about = {
         "run_id": cfg.run_id,
         "step": saved.step,

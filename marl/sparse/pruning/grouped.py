@@ -42,6 +42,7 @@ class GroupPruner(Pruner):
         self._warmup = learned.warmup if learned else 0
         self.register_buffer("begun", torch.tensor(not self._warmup))
         self._rescale = config.rescale
+        self._changed = 0  # features that changed their group since `metrics` was asked last
         if self._rescale and not self._warmup:
             for _, grouped in self._layers:
                 grouped.rescale()
@@ -56,6 +57,7 @@ class GroupPruner(Pruner):
 
     def bind(self) -> None:
         """A state was loaded that may lie on the other side of the warm-up's end."""
+        self._changed = 0
         for _, layer in self._layers:
             layer.whole = not bool(self.begun)
 
@@ -68,7 +70,11 @@ class GroupPruner(Pruner):
         for _, layer in self._layers:
             order = None
             if layer.grouping is not None and (due or begins):
-                order = layer.regroup(*layer.grouping.indices())
+                groups = layer.grouping.indices()
+                before = layer.group_in_I.clone(), layer.group_out_O.clone()
+                order = layer.regroup(*groups)
+                if order is not None and not begins:
+                    self._changed += sum(int((a != b).sum()) for a, b in zip(before, groups, strict=True))
             if order is None:
                 layer.renew()
             else:
@@ -102,13 +108,18 @@ class GroupPruner(Pruner):
         return grouped | self._whole
 
     def metrics(self) -> dict[str, Tensor]:
-        """Also the number of groups without inputs or without outputs, in all layers together."""
+        """Also the number of groups without inputs or without outputs, and of features that changed their
+        group since the last call, in all layers together."""
         empty = sum(
             0 in pair
             for _, layer in self._layers
             for pair in zip(layer.layout.sizes_in, layer.layout.sizes_out, strict=True)
         )
-        return super().metrics() | {"empty_groups": torch.tensor(float(empty))}
+        changed, self._changed = float(self._changed), 0
+        return super().metrics() | {
+            "empty_groups": torch.tensor(float(empty)),
+            "regrouped": torch.tensor(changed),
+        }
 
 
 def _convert(layer: Linear, groups: int, config: Groups, generator: torch.Generator) -> nn.Module:

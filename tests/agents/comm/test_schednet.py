@@ -66,9 +66,7 @@ def test_only_the_scheduled_talk_and_they_hear_themselves(make_spec, make_step):
     torch.testing.assert_close(act.carry["average_BN"], scheduled / 2)
     again = team.act(ts, act.carry, rng=stream(5), explore=0.0)
     torch.testing.assert_close(again.extras["average"], scheduled / 2)
-    torch.testing.assert_close(
-        again.carry["average_BN"], scheduled * 0.75
-    )
+    torch.testing.assert_close(again.carry["average_BN"], scheduled * 0.75)
 
     before = team.scores(ts, team.initial_carry(5))
     silent = team.online.agents.speaker

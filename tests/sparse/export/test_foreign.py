@@ -36,7 +36,6 @@ def test_torch_reads_a_grouped_policy(make_grouped_policy, tmp_path: Path) -> No
     sizes = {tuple(value.shape) for value in program.state_dict.values()}
     assert (12, 5) not in sizes  # no dense weight is in the file
     assert tuple(policy.layers["encoder"].packed.shape) in sizes
-    assert not any(layer.traced for layer in policy.layers.values())
 
 
 def test_torch_reads_a_team_that_talks(make_team, tmp_path: Path) -> None:
