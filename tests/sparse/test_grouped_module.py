@@ -198,7 +198,7 @@ def test_native_cannot_be_traced_and_says_so():
     with pytest.raises(MarlError, match=r"cannot be traced by torch.compile or torch.export: give backend="):
         torch.export.export(module, (torch.randn(5, 20),))
     plan = native.loaded().plan(module.layout)
-    with FakeTensorMode() as mode, pytest.raises(Exception) as caught:  # noqa: B017, PT011 - torch's own
+    with FakeTensorMode() as mode, pytest.raises(Exception) as caught:  # noqa: PT011 - torch's own
         native.loaded().module.linear(
             mode.from_tensor(torch.randn(5, 20)), module.packed.detach(), None, plan, 0
         )
