@@ -58,7 +58,7 @@ class Teacher:
         family: class that the teacher's team must be of.
     """
 
-    def __init__(self, config: Layers, student: Student, family: type) -> None:
+    def __init__(self, config: Layers, student: Student, family: type[Any]) -> None:
         self.config, self._student, self._family = config, student, family
         self._step = _NOT_LOADED
         self._team: Any = None
@@ -123,7 +123,7 @@ class Teacher:
             self._step, self._team = step, None
 
 
-def teacher_of(config: Layers | None, student: Student, family: type) -> Teacher | None:
+def teacher_of(config: Layers | None, student: Student, family: type[Any]) -> Teacher | None:
     """The teacher that a config names, or None."""
     return Teacher(config, student, family) if config is not None and config.distil else None
 
