@@ -268,7 +268,7 @@ class PolicyTeam:
         return chunks
 
     def _learn(self, x: dict[str, Tensor], rng: Stream, index: int) -> Tensor:
-        """One step of actor and critic on a minibatch of chunks; `_METRICS`, and terms of defence and teacher if any.
+        """One step of actor and critic on a minibatch of chunks; `_METRICS`, then other terms' values.
 
         Args:
             x: the minibatch.
@@ -320,7 +320,7 @@ class PolicyTeam:
         return term.detach()
 
     def _taught(self, teacher: Teacher, outputs: Tensor, x: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
-        """The teacher's term, and its weighted gradient; that of the head's own parameters is added to theirs."""
+        """The teacher's term, and its weighted gradient; that of the head's parameters is added to theirs."""
         with torch.enable_grad():
             outputs = outputs.detach().requires_grad_()
             term = self.policy.divergence(outputs, x, temperature=teacher.config.distil_temperature)

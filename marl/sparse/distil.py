@@ -32,11 +32,11 @@ from torch import Tensor
 from marl.errors import FieldError, MarlError
 from marl.nets import linear_decay
 from marl.rng import Rng
+from marl.robust.losses import categorical_kl
 from marl.sparse.config import Layers
 from marl.types import Batch, EnvSpec, FieldSpec
 
 _NOT_LOADED = -1  # as the teacher's step in a checkpoint
-_NEVER = -1e10  # logit of an unavailable action, as in marl/policy
 
 
 class Student(Protocol):
@@ -132,8 +132,7 @@ def divergence(
     own: Tensor, taught: Tensor, live: Tensor, avail: Tensor | None, *, temperature: float
 ) -> Tensor:
     """`Teacher.divergence` as a pure function."""
-    if avail is not None:
-        own, taught = own.masked_fill(~avail, _NEVER), taught.masked_fill(~avail, _NEVER)
-    q, p = ((z / temperature).log_softmax(-1) for z in (own, taught))
-    each = torch.where(live, (p.exp() * (p - q)).sum(-1), 0.0)
-    return temperature**2 * each.sum() / live.sum().clamp(min=1)
+    if avail is None:
+        avail = torch.ones_like(own, dtype=torch.bool)
+    each = categorical_kl(taught / temperature, own / temperature, avail)
+    return temperature**2 * torch.where(live, each, 0.0).sum() / live.sum().clamp(min=1)
