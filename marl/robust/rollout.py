@@ -22,6 +22,7 @@ Last actions in the networks' input are those that were done. What is learned fr
    LPA-Dec-POMDP. A value of what was done would assume an ally that comes to its senses at the next step.
  - policies learn nothing from the decisions of an ally under attack, which were not theirs; all others learn
    to make the best of it, as EIR-MAPPO's robust agents.
+CHOICE: an ally under attack goes on to say what it would have said; lies are for the defences of messages.
 What is not here of EIR: beliefs about who is Byzantine as an input (a recurrent state has to do), and an
 adversary that is itself a policy for every action (`action=learned` picks when and whom, not what).
 

@@ -70,6 +70,24 @@ LOOPS = {
     ),
     "off_policy_talking": ("env=relay_game", "agent=tmc", *PER_STEP, "train_channel=heavy"),
     "off_policy_scheduled": ("env=relay_game", "agent=schednet", *PER_STEP, "channel=gilbert_elliott"),
+    # The attacker's network, its memory and what is left of its budget are part of the state.
+    "off_policy_attacked": (
+        "env=relay_game",
+        "agent=qplex",
+        *PER_STEP,
+        "defence=byzantine",
+        "defence.action=learned",
+        "defence.batch=16",
+        "defence.memory=100",
+    ),
+    "on_policy_perturbed": (
+        "env=battle/3m",
+        "agent=mappo",
+        "agent.hidden=16",
+        "loop.rollout_steps=10",
+        "defence=adversarial",
+        "defence.ramp=600",
+    ),
     "talking": ("env=relay_game", "agent=ic3net", "agent.hidden=16", "loop.rollout_steps=10"),
 }
 
