@@ -28,6 +28,7 @@ _SHORT = {  # words that stand for longer ones
 }
 _CODE = ("env.target",)  # settings that name code: what is typed there is trusted for this run
 _TOP = tuple(f.name for f in dataclasses.fields(RunConfig))
+_SEARCH = "hydra.searchpath"  # where a user's own conf folder is given
 _FAMILY = "fast"  # the file of the group `settings` that conf/train.yaml names
 _MAX_SEEDS = 10_000  # CHOICE: a range beyond this is a slip of the keyboard
 
@@ -223,6 +224,8 @@ def _split(overrides: Sequence[str]) -> tuple[list[str], dict[str, str]]:
             literal[name] = value
             continue
         top = re.split(r"[.@/]", name)[0]
+        if top == "hydra" and name != _SEARCH:
+            raise MarlError(f"{name} is not a setting of a run: of Hydra's own only {_SEARCH} is read")
         if top not in (*_TOP, *GROUPS, "hydra"):
             raise unknown(top, (*_TOP, "settings"), "", "a run")
         if name in (*GROUPS, _SHORT["train_channel"]) and equals and value in ("", "null"):

@@ -31,6 +31,7 @@ CASES = [
     ("train seed=-1", ["seed=-1 cannot be used", "0 or more"]),
     ("train seed=a", ["seed='a' cannot be used", "give a whole number"]),
     ("train seeds=3-1", ["seeds='3-1' cannot be used", "0-9"]),
+    ("train hydra.run.dir=x", ["hydra.run.dir is not a setting of a run", "only hydra.searchpath is read"]),
     ("train seeds=", ["seeds='' cannot be used", "0-9"]),
     ("train total_steps=0", ["total_steps=0 cannot be used", "1 or more"]),
     ("train threads=0", ["threads=0 cannot be used", "1 or more"]),
