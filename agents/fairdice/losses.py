@@ -25,6 +25,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from marl import masks
 from marl.agents.fairdice.divergence import Divergence
 from marl.agents.fairdice.welfare import Welfare
 
@@ -41,7 +42,7 @@ def same_shape(**parts: Tensor) -> None:
 def masked_mean(x: Tensor, keep_X: Tensor) -> Tensor:
     """Mean over the rows that count; 0 where none does."""
     same_shape(x=x, keep=keep_X)
-    return torch.where(keep_X, x, 0.0).sum() / keep_X.sum().clamp(min=1)
+    return masks.masked_mean(x, keep_X)
 
 
 def advantage(

@@ -38,13 +38,12 @@ DATA = Path("runs/fair_robots/data")  # below the folder in which the command ru
 
 UPDATES = ("loop=transitions", "total_steps=20000")
 FAIR = (*UPDATES, "agent=fairdice", "agent.policy_decay=20000")
-# Conditioned ones learn from whole episodes: 8 of 500 steps in every update, so fewer updates. CHOICE
-TOLD = ("total_steps=4000",)
+# Conditioned ones learn from whole episodes: 2 of 500 steps in every update, so fewer updates. CHOICE
+TOLD = ("total_steps=4000", "loop.batch.sequences=2")
 METHODS: dict[str, tuple[str, ...]] = {  # with {beta}, {penalty}, {weights} as chosen
     "cloning": (*UPDATES, "agent=bc"),
     "fairdice": (*FAIR, "agent.beta={beta}", "agent.penalty={penalty}"),
     "linear": (*FAIR, "agent.beta={beta}", "agent.penalty={penalty}", "agent.weights={weights}"),
-    "sum": (*FAIR, "agent.beta={beta}", "agent.penalty={penalty}", "agent.alpha=0"),
     "wrong_broadcast": (
         *FAIR,
         "agent.beta={beta}",
@@ -53,7 +52,7 @@ METHODS: dict[str, tuple[str, ...]] = {  # with {beta}, {penalty}, {weights} as 
     ),
     "bc_p": (*TOLD, "agent=bc", "agent.condition=preference"),
     "rvs_p": (*TOLD, "agent=bc", "agent.condition=outcome"),
-    "modt_p": (*TOLD, "agent=decision_transformer"),
+    "modt_p": ("total_steps=4000", "loop.batch.sequences=16", "agent=decision_transformer"),
 }
 
 
