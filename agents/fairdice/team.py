@@ -181,7 +181,8 @@ class FairDice(OfflineTeam):
         reward_XK, mu_K = self.scaler.reward(x.reward_XK), self.weights_K
         state_XS, next_XS = self.scaler.state(x.state_XS), self.scaler.state(x.next_state_XS)
         first_YS = self.scaler.state(self._first_states(len(reward_XK), rng.fold("first")))
-        nu_X, next_nu_X, nu0_Y = (self.nu(s)[0].squeeze(-1) for s in (state_XS, next_XS, first_YS))
+        X, all_ZS = len(reward_XK), torch.cat([state_XS, next_XS, first_YS])  # one pass costs less than three
+        nu_X, next_nu_X, nu0_Y = self.nu(all_ZS)[0].squeeze(-1).split([X, X, len(first_YS)])
         e_X = losses.advantage(reward_XK, mu_K, nu_X, next_nu_X, ends_X, gamma=c.gamma)
         if c.advantage == "mean":
             e_X = losses.group_mean(e_X, self._groups_of(batch, x))
