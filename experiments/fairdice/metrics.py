@@ -22,8 +22,12 @@ def nash(returns_K: np.ndarray) -> np.ndarray:
 
 
 def scaled(return_EK: np.ndarray, length_E: np.ndarray, low_K: np.ndarray, high_K: np.ndarray) -> np.ndarray:
-    """Returns (E, K) as sums of rewards scaled to [0, 1] by a data set's least and largest reward."""
-    return (return_EK - length_E[:, None] * low_K) / (high_K - low_K)
+    """Returns (E, K) as sums of rewards scaled to [0, 1] by a data set's least and largest reward.
+
+    A reward that never changes there is scaled to 0, as `marl.offline.Scaler` does.
+    """
+    span_K = np.where(high_K > low_K, high_K - low_K, 1.0)
+    return (return_EK - length_E[:, None] * low_K) / span_K
 
 
 def read(path: Path) -> list[dict[str, str]]:

@@ -101,7 +101,7 @@ def measure(jobs: Sequence[Job], raw: Path, *, episodes: int, explore: float) ->
         columns = ["length", *objectives_of(env.spec)]
         rows = [[e.length, *(round(float(v), _DIGITS) for v in e.reward_LK.double().sum(0))] for e in played]
         _write(path, job, results.read(job.cfg.folder), {"explore": explore, "columns": columns}, rows)
-        print(f"{path.relative_to(ROOT)}: {episodes} episodes", flush=True)
+        print(f"{path}: {episodes} episodes", flush=True)
 
 
 def _write(path: Path, job: Job, out: dict[str, Any], extra: dict[str, Any], rows: list[list[float]]) -> None:

@@ -199,7 +199,11 @@ def main() -> None:
         if not given.claims:
             random(count, checked=min(count, 200))
         paths = [path for path, _ in stack_files(RAW / "random", count)]
-        note = "largest difference of the optimal values found by Newton's steps and by cvxpy with CLARABEL"
+        asked = [row["gap"] for path in paths for row in read(path) if row["gap"]]
+        note = (
+            "largest difference of the optimal values found by Newton's steps and by cvxpy with CLARABEL, of "
+            f"{len(asked)} problems; in {asked.count('no conic optimum')} of them CLARABEL found none"
+        )
         _claim("newton_minus_conic", "high <= 1e-4", "conic_gap", "random", note, paths=paths)
     else:
         if not given.claims:

@@ -9,7 +9,9 @@ import torch
 from experiments.fairdice import metrics, random_processes, stages
 from experiments.fairdice.robots import report as robots
 from experiments.fairdice.teams import report as teams
+from marl import compose, train
 from marl.errors import MarlError
+from marl.study import Job
 
 
 def test_measures_by_hand():
@@ -77,6 +79,42 @@ def hopper(tmp_path, monkeypatch):
         raw(here / "cloning", "c", words, seed, [[10, 4, 4]])
         raw(here / "linear", "l", words, seed, [[10, 4, 8], [10, 8, 8]])
     return here
+
+
+def test_a_run_is_measured_once_and_makes_data(tmp_path, monkeypatch):
+    """The raw file holds the settings and every agent's return; a second call leaves it alone."""
+    monkeypatch.chdir(tmp_path)
+    words = ["env=predator_prey_continuous", "env.n_agents=2", "env.reward=own", "env.limit=5", "agent=ippo"]
+    words += ["agent.hidden=8", "num_envs=2", "loop.rollout_steps=5", "total_steps=20", "logger=none"]
+    words += ["video=false", "evaluation.episodes=1", "evaluation.final_episodes=1", "threads=1"]
+    cfg = compose.compose(words)
+    train.run(cfg)
+    job = Job(cfg=cfg, overrides=tuple(words), part="hunt")
+    stages.measure([job], tmp_path / "raw", episodes=3, explore=1.0)
+    (path,) = (tmp_path / "raw").glob("*.json")
+    assert path == stages.raw_file(job, tmp_path / "raw")
+    (cell,) = stages.read([path])
+    assert (cell.part, cell.seed, cell.words["env.limit"]) == ("hunt", 0, "5")
+    assert cell.objectives == ("predator_0", "predator_1")
+    assert (cell.return_EK.shape, cell.length_E.tolist()) == ((3, 2), [5, 5, 5])
+    before = path.read_bytes()
+    stages.measure([job], tmp_path / "raw", episodes=9, explore=1.0)
+    assert path.read_bytes() == before
+    pytest.importorskip("h5py", reason="h5py is in the extra morl")
+    made = []
+
+    def runs():
+        made.append(1)
+        return [cfg.folder]
+
+    for _ in range(2):
+        stages.export(
+            runs, tmp_path / "data" / "hunt", tmp_path / "raw" / "data", episodes=4, random=(0.5, 1.0)
+        )
+    row = json.loads((tmp_path / "raw" / "data" / "hunt.json").read_text())
+    assert (made, row["episodes"], row["steps"]) == ([1], 4, 20)
+    assert row["sources"][0]["random"] == [0.5, 1.0]
+    assert len(row["low"]) == len(row["mean_scaled"]) == 2
 
 
 def test_robots_choices_and_gains(hopper):
