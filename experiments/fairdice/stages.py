@@ -93,7 +93,7 @@ def measure(jobs: Sequence[Job], raw: Path, *, episodes: int, explore: float) ->
         path = raw_file(job, raw)
         if path.is_file():
             continue
-        cfg, saved = load_run(job.cfg.folder)
+        cfg, saved = load_run(job.cfg.folder, device="cpu")
         env_config = for_evaluation(cfg.env)
         env = env_config.build(num_envs=min(episodes, _BATCH), device=torch.device("cpu"), threads=1)
         rng = Rng(cfg.seed, "measure")

@@ -2,6 +2,7 @@
 
     python -m experiments.fairdice.robots            all stages, from where they stood
     python -m experiments.fairdice.robots hopper     of these robots alone
+    python -m experiments.fairdice.robots --full     the code's own sizes in the last stage, on a GPU
     python -m experiments.fairdice.robots --report   only tables, plots and claims, from the raw files
 
 1. `experts.yaml` trains five policies per robot, each on another weighted sum of its objectives.
@@ -36,29 +37,35 @@ AMATEUR = {"hopper": (0.0, 0.65), "halfcheetah": (0.0, 0.65), "swimmer": (0.35, 
 EPISODES, MEASURED = 400, 32  # of a data set; of a measured run: starts differ by 1e-3 alone
 DATA = Path("runs/fair_robots/data")  # below the folder in which the command runs: the repository's root
 
-UPDATES = ("loop=transitions", "total_steps=20000")
-FAIR = (*UPDATES, "agent=fairdice", "agent.policy_decay=20000")
+# With {updates}, and {beta}, {penalty}, {weights} as chosen.
+UPDATES = ("loop=transitions", "total_steps={updates}")
+FAIR = (
+    *UPDATES,
+    "agent=fairdice",
+    "agent.policy_decay={updates}",
+    "agent.beta={beta}",
+    "agent.penalty={penalty}",
+)
 # Conditioned ones learn from whole episodes: 2 of 500 steps in every update, so fewer updates. CHOICE
 TOLD = ("total_steps=4000", "loop.batch.sequences=2")
-METHODS: dict[str, tuple[str, ...]] = {  # with {beta}, {penalty}, {weights} as chosen
+METHODS: dict[str, tuple[str, ...]] = {
     "cloning": (*UPDATES, "agent=bc"),
-    "fairdice": (*FAIR, "agent.beta={beta}", "agent.penalty={penalty}"),
-    "linear": (*FAIR, "agent.beta={beta}", "agent.penalty={penalty}", "agent.weights={weights}"),
-    "wrong_broadcast": (
-        *FAIR,
-        "agent.beta={beta}",
-        "agent.penalty={penalty}",
-        "agent.policy_loss=wrong_broadcast",
-    ),
+    "fairdice": FAIR,
+    "linear": (*FAIR, "agent.weights={weights}"),
+    "wrong_broadcast": (*FAIR, "agent.policy_loss=wrong_broadcast"),
     "bc_p": (*TOLD, "agent=bc", "agent.condition=preference"),
     "rvs_p": (*TOLD, "agent=bc", "agent.condition=outcome"),
     "modt_p": ("total_steps=4000", "loop.batch.sequences=16", "agent=decision_transformer"),
 }
 
+FULL = ("device=cuda", "agent.hidden=768", "agent.layers=3")  # the code's run script
+FULL_METHODS = ("cloning", "fairdice", "linear", "wrong_broadcast")
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("robots", nargs="*", help=f"of {', '.join(ROBOTS)}; all without")
+    parser.add_argument("--full", action="store_true", help="768 x 3 networks and 100,000 updates, on a GPU")
     parser.add_argument("--report", action="store_true", help="only tables, plots and claims")
     given = parser.parse_args()
     unknown = set(given.robots) - set(ROBOTS)
@@ -66,11 +73,11 @@ def main() -> None:
         parser.error(f"there is no robot {', '.join(sorted(unknown))}: give of {', '.join(ROBOTS)}")
     if not given.report:
         for robot in given.robots or ROBOTS:
-            _run(robot)
+            _run(robot, full=given.full)
     report.main()
 
 
-def _run(robot: str) -> None:
+def _run(robot: str, *, full: bool) -> None:
     raw, data = report.RAW / robot, DATA / robot
 
     def stage(file: str, name: str, words: list[str]) -> None:
@@ -82,8 +89,10 @@ def _run(robot: str) -> None:
     best = report.chosen(robot)
     stage("linear.yaml", "sweep_linear", [f"agent.beta={best['beta']}", f"agent.penalty={best['penalty']}"])
     best = report.chosen(robot)
-    for name, words in METHODS.items():
-        stage("final.yaml", name, [word.format(**best) for word in words])
+    profile, updates = (FULL, 100_000) if full else ((), 20_000)
+    for name in FULL_METHODS if full else METHODS:
+        words = [word.format(**best, updates=updates) for word in METHODS[name]]
+        stage("final.yaml", f"{name}_768x3" if full else name, [*words, *profile])
 
 
 def _collect(robot: str, data: Path) -> None:
