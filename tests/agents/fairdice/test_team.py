@@ -9,11 +9,13 @@ from marl import checkpoint, momdp
 from marl.agents.fairdice import Config
 from marl.agents.fairdice.tabular import Problem, newton
 from marl.agents.fairdice.welfare import AlphaFair
+from marl.datasets import Episode, memory_of
 from marl.envs.momdp import Config as World
 from marl.errors import FieldError, MarlError
 from marl.loops import BatchConfig, OfflineConfig
 from marl.replay import Replay
 from marl.rng import Rng
+from marl.types import Box, EnvSpec
 
 CPU, GAMMA = torch.device("cpu"), 0.9
 SMALL = World(states=6, actions=3, objectives=2, limit=20)
@@ -138,6 +140,65 @@ def test_given_weights_stay_and_the_sum_needs_none(make_data):
     assert agent.weights_K.tolist() == [1, 1]
     with pytest.raises(FieldError, match="give 2 weights, one for each of goal_0, goal_1"):
         learn(data, 10, weights=(1.0,))
+
+
+class Line:
+    """One state, actions in [-2, 4] around 1: objective 0 is rewarded below 1, objective 1 above."""
+
+    device = CPU
+    spec = EnvSpec(
+        name="line",
+        agents=("a",),
+        agent_types=("a",),
+        obs_size=1,
+        state_size=1,
+        action_spaces=(Box(low=(-2.0,), high=(4.0,)),),
+        reward="vector",
+        objectives=("left", "right"),
+        episode_limit=8,
+    )
+
+    def memory(self):
+        g, L = torch.Generator().manual_seed(0), 8
+        episodes = []
+        for _ in range(64):
+            actions = -2 + 6 * torch.rand(L, 1, 1, generator=g)
+            left = (actions < 1).float()[:, 0]
+            one = torch.ones(L + 1, 1)
+            yes = one[..., None].bool()
+            episodes.append(
+                Episode(
+                    obs_UNO=one[..., None],
+                    state_US=one,
+                    avail_UNA=yes,
+                    alive_UN=yes[..., 0],
+                    actions_LN=actions,
+                    reward_LK=torch.cat([left, 1 - left], -1),
+                    terminated=False,
+                )
+            )
+        return memory_of(self.spec, episodes, CPU)
+
+
+def test_gaussians_learn_what_is_weighed():
+    """Mean and deviation of the weighted actions: uniform in [-2, 1], in [1, 4], or of all of them."""
+
+    def learned(**changes):
+        settings = {"gamma": 0.0, "beta": 0.1, "hidden": 16, "penalty": 0.0, "learning_rate": 0.01}
+        config = Config(**(settings | {"scale_inputs": False} | changes))
+        agent = config.build(spec=Line.spec, rng=Rng(0), device=CPU)
+        loop = OfflineConfig(data="unused", full=True).build(env=Line(), agent=agent, rng=Rng(0))
+        loop.use(Line().memory())
+        for _ in range(25):
+            loop.iterate()
+        mean, log_std = agent.policy.outputs(torch.ones(1, 1, 1))
+        return float(1 + 3 * mean.detach()), float(3 * log_std.detach().exp())
+
+    half, whole = 3 / math.sqrt(12), 6 / math.sqrt(12)  # deviations of uniform numbers
+    assert learned(weights=(1.0, 0.0)) == pytest.approx((-0.5, half), abs=0.15)
+    assert learned(weights=(0.0, 1.0)) == pytest.approx((2.5, half), abs=0.15)
+    assert learned() == pytest.approx((1.0, whole), abs=0.15)
+    assert learned(weights=(1.0, 0.0), policy_loss="behaviour_cloning")[0] == pytest.approx(1.0, abs=0.15)
 
 
 def test_all_variants_learn(make_data):
