@@ -41,6 +41,12 @@ RUNS = ROOT / "runs" / "attack"
 COMMAND = "python -m experiments.attack.grid"
 CHOOSE = ("random", "local_worst", "mixer_worst", "ow", "owr")
 FORCE = ("control", "fgsm", "itfgsm", "pgd", "jsma", "djsma")
+DEFENDED = (
+    ("none", "none"),
+    ("ow", "djsma"),
+    ("owr", "control"),
+    ("owr", "djsma"),
+)  # cells of defended teams
 EPISODES = 320
 VICTIM = 0  # a stalker: ids sort by unit type, as in the paper
 FGSM_STEP = 1.0  # CHOICE: the widest step that the range allows, so that one step has its best chance
@@ -62,17 +68,21 @@ def attack(agent: str, choose: str, force: str, weight: float | None = None) -> 
 
 
 def victims(raw: Path = HERE / "raw") -> list[dict[str, Any]]:
-    """The study's finished runs: run_id, part, agent and seed."""
+    """The study's finished runs: run_id, part, agent, defence and seed."""
     found = [json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]
     out = []
     for run in found:
-        agent = dict(word.split("=", 1) for word in run["overrides"])["agent"]
-        out.append({"run_id": run["run_id"], "part": run["part"], "agent": agent, "seed": run["seed"]})
+        words = dict(word.split("=", 1) for word in run["overrides"])
+        about = {"agent": words["agent"], "defence": words.get("defence", "none")}
+        out.append({"run_id": run["run_id"], "part": run["part"], "seed": run["seed"], **about})
     return out
 
 
-def cells() -> Iterator[tuple[str, str]]:
+def cells(defence: str = "none") -> Iterator[tuple[str, str]]:
     """(choose, force), the team alone first."""
+    if defence != "none":
+        yield from DEFENDED
+        return
     yield "none", "none"
     yield from itertools.product(CHOOSE, FORCE)
 
@@ -111,7 +121,7 @@ def cell(folder: Path, about: dict[str, Any], settings: Config | None) -> dict[s
 
 def attack_victim(victim: dict[str, Any]) -> None:
     """Every cell of one victim that has no raw file."""
-    for choose, force in cells():
+    for choose, force in cells(victim["defence"]):
         path = RAW / f"{victim['run_id']}-{choose}-{force}.json"
         if path.is_file():
             continue

@@ -30,6 +30,11 @@ def read(paths: Iterable[Path]) -> list[Cell]:
     return [json.loads(path.read_text()) for path in paths]
 
 
+def kind(cell: Cell) -> tuple[str, str, str, str]:
+    """Victim's method, its defence, step one, step two."""
+    return cell["agent"], cell["defence"], cell["choose"], cell["force"]
+
+
 def number(cell: Cell, name: str) -> float | None:
     """A number of a cell: recomputed from its episodes where they are kept."""
     if name == "return":
@@ -56,13 +61,15 @@ def _shown(cells: list[Cell], name: str, form: str) -> str:
 
 
 def table(found: list[Cell]) -> str:
-    """Markdown: a row per victim's method, step one and step two."""
-    columns = "victim, step one, step two, victims, return, wins, misled, target reached, L1, L0, attacked"
+    """Markdown: a row per victim's method, defence, step one and step two."""
+    columns = (
+        "victim, defence, step one, step two, victims, return, wins, misled, target reached, L1, L0, attacked"
+    )
     names = columns.split(", ")
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for agent in dict.fromkeys(cell["agent"] for cell in found):
+    for agent, defence in dict.fromkeys((cell["agent"], cell["defence"]) for cell in found):
         for choose, force in cells():
-            mine = [c for c in found if (c["agent"], c["choose"], c["force"]) == (agent, choose, force)]
+            mine = [c for c in found if kind(c) == (agent, defence, choose, force)]
             if not mine:
                 continue
             parts = [
@@ -75,12 +82,13 @@ def table(found: list[Cell]) -> str:
                 ("steps_attacked", ".1f"),
             ]
             shown = " | ".join(_shown(mine, name, form) for name, form in parts)
-            lines.append(f"| {agent} | {choose} | {force} | {len(mine)} | {shown} |")
+            lines.append(f"| {agent} | {defence} | {choose} | {force} | {len(mine)} | {shown} |")
     return "\n".join(lines) + "\n"
 
 
 def draw(found: list[Cell], path: Path) -> None:
-    """Mean return of every cell, a panel per victim's method."""
+    """Mean return of every cell of teams without defence, a panel per victim's method."""
+    found = [cell for cell in found if cell["defence"] == "none"]
     agents = list(dict.fromkeys(cell["agent"] for cell in found))
     figure, axes = plots.canvas(len(agents), "mean team return under attack", (4.6, 3.4))
     for ax, agent in zip(axes, agents, strict=False):
@@ -126,11 +134,52 @@ def djsma_over_control_damage(*paths: Path) -> Derived:
     return _mean([(v["none"] - v["djsma"]) / (v["none"] - v["control"]) for v in by.values()])
 
 
+def _defences(paths: Iterable[Path]) -> dict[str, tuple[Derived, Derived]]:
+    """By defence: share of the lost return regained, and share of clean wins given up; seed against seed."""
+    by: dict[tuple[str, str, str], Cell] = {}
+    for cell in read(paths):
+        by[cell["defence"], cell["force"], str(cell["seed"])] = cell
+    out = {}
+    for defence in dict.fromkeys(d for d, _, _ in by if d != "none"):
+        seeds = [s for d, force, s in by if (d, force) == (defence, "djsma") and ("none", force, s) in by]
+        regained, cost = [], []
+        for seed in seeds:
+            bare, bare_hit = by["none", "none", seed], by["none", "djsma", seed]
+            own, own_hit = by[defence, "none", seed], by[defence, "djsma", seed]
+            lost = np.mean(bare["returns"]) - np.mean(bare_hit["returns"])
+            regained.append(float((np.mean(own_hit["returns"]) - np.mean(bare_hit["returns"])) / lost))
+            cost.append(_wins(bare) - _wins(own))
+        out[defence] = _mean(regained), _mean(cost)
+    return out
+
+
+def _wins(cell: Cell) -> float:
+    return float(cell["wins"].count("1") / len(cell["wins"]))
+
+
+def best_defence(paths: Iterable[Path]) -> str:
+    """The defence that regains most among those that give up at most 2 points of wins, or else of all."""
+    found = _defences(paths)
+    cheap = {name: both for name, both in found.items() if both[1][0] <= 0.02}
+    return max(cheap or found, key=lambda name: (cheap or found)[name][0][0])
+
+
+def defence_return_regained(*paths: Path) -> Derived:
+    """Return under attack of the best defence less that of none, over what the attack cost without it."""
+    return _defences(paths)[best_defence(paths)][0]
+
+
+def defence_clean_win_cost(*paths: Path) -> Derived:
+    """Wins without attack that the best defence gives up."""
+    return _defences(paths)[best_defence(paths)][1]
+
+
 def claims() -> None:
     """Write the rows that the raw files support."""
 
-    def paths(choose: str, force: str) -> list[Path]:
-        return sorted(RAW.glob(f"qmix-*-{choose}-{force}.json"))
+    def paths(choose: str, force: str, *, defended: bool = False) -> list[Path]:
+        found = sorted(RAW.glob(f"qmix-*-{choose}-{force}.json"))
+        return [p for p in found if (json.loads(p.read_text())["defence"] != "none") == defended]
 
     best, direct, clean = paths("owr", "djsma"), paths("owr", "control"), paths("none", "none")
     if not best:
@@ -157,6 +206,14 @@ def claims() -> None:
         note = "lost return of d-JSMA over that of direct control, both by OWR"
         every = [*clean, *direct, *best]
         write("djsma_over_control_damage", "1", "value >= 0.95", every, note)
+    defended = [*paths("none", "none", defended=True), *paths("owr", "djsma", defended=True)]
+    if defended:
+        both = [*clean, *best, *defended]
+        note = (
+            f"defence={best_defence(both)}, the best of those tried, under d-JSMA with OWR trained against it"
+        )
+        write("defence_return_regained", "1", "value >= 0.5", both, note)
+        write("defence_clean_win_cost", "1", "value <= 0.02", both, note)
 
 
 def main() -> None:

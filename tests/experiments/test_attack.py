@@ -13,6 +13,8 @@ from marl.robust.perturbation import Budget
 def write(folder: Path, run_id: str, choose: str, force: str, returns: list[float], **numbers: Any) -> Path:
     cell = {
         "run_id": run_id,
+        "seed": run_id[0],
+        "defence": run_id[2:] or "none",
         "agent": "qmix",
         "choose": choose,
         "force": force,
@@ -49,7 +51,7 @@ def test_the_table_and_the_claims_by_hand(tmp_path: Path) -> None:
     assert table.l1_djsma_owr(*djsma)[0] == pytest.approx(8.0)
     rows = table.table(table.read(paths)).splitlines()
     assert len(rows) == 5
-    assert rows[2].startswith("| qmix | none | none | 2 | 19.00")
+    assert rows[2].startswith("| qmix | none | none | none | 2 | 19.00")
     assert "75.0%" in rows[4], "mean of both victims' target rates"
 
 
@@ -59,3 +61,23 @@ def test_the_grid_is_the_issues() -> None:
         made = grid.attack("qmix", choose, force)
         assert (made.choose, made.force, made.agents) == (choose, force, (0,))
         assert (made.budget == Budget()) == (force != "fgsm")
+
+
+def test_the_best_defence_is_cheap_first(tmp_path: Path) -> None:
+    paths = []
+    for seed in ("a", "b"):
+        paths += [
+            write(tmp_path, seed, "none", "none", [20.0, 20.0]),
+            write(tmp_path, seed, "owr", "djsma", [10.0, 10.0]),
+            write(tmp_path, f"{seed}-dear", "none", "none", [20.0, 10.0]),  # half of the wins
+            write(tmp_path, f"{seed}-dear", "owr", "djsma", [19.0, 19.0]),
+            write(tmp_path, f"{seed}-fair", "none", "none", [20.0, 20.0]),
+            write(tmp_path, f"{seed}-fair", "owr", "djsma", [16.0, 16.0]),
+        ]
+    assert table.best_defence(paths) == "fair"
+    assert table.defence_return_regained(*paths)[0] == pytest.approx(0.6)
+    assert table.defence_clean_win_cost(*paths)[0] == pytest.approx(0.0)
+    dear = [path for path in paths if "fair" not in path.name]
+    assert table.best_defence(dear) == "dear", "the only one"
+    assert table.defence_return_regained(*dear)[0] == pytest.approx(0.9)
+    assert table.defence_clean_win_cost(*dear)[0] == pytest.approx(0.5)
