@@ -2,8 +2,7 @@
 
 | symbol | name here | meaning |
 |---|---|---|
-| J_ap = dQ_a/dx_p | jacobian (..., A, O) | of the victim's scores in its own observation |
-| A_p, A_pq | towards | dQ_t/dx_p, or the sum of p's and q's |
+| A_p, A_pq | towards | dQ_t/dx_p of the victim's own observation, or the sum of p's and q's |
 | B_p, B_pq | others | sum over available j != t of dQ_j/dx_p, or of p's and q's |
 | S | saliency | 0 if A B >= 0, else |A| |B|: both must speak for the target |
 | theta | theta | step of every feature that is chosen, towards sign(A) |
@@ -14,7 +13,8 @@ first with a small theta; where that fails within `iterations` steps it begins a
 Features that cannot move by theta's sign any more (their range, or the L-infinity budget) are left out; a
 step that would break the L0, L1 or L2 budget ends the attempt: a larger budget only makes paths longer, so
 that success never decreases with it.
-The Jacobian of all worlds comes from one forward and one backward pass over A copies of the batch.
+Of the Jacobian dQ_a/dx_p the saliency needs two sums over its rows alone, A and B; for all worlds they come
+from one forward and one backward pass over two copies of the batch.
 CHOICE: only available actions count in B, since only they compete.
 
 References: Papernot et al., "The Limitations of Deep Learning in Adversarial Settings", EuroS&P 2016 (JSMA);
@@ -32,26 +32,29 @@ from marl.robust.perturbation import Budget, Limits, chosen
 
 # From observations of rows (X, K, O) and the worlds of these rows (X,): scores (X, K, A), differentiable.
 RowScores = Callable[[Tensor, Tensor], Tensor]
-_PAIRS = 1 << 23  # CHOICE: numbers of a table of pairs at a time, 32 MiB
+_PAIRS = 1 << 17  # CHOICE: numbers of a table of pairs at a time, which the processor's cache holds
 
 
-def jacobian(scores: RowScores, x_XKO: Tensor, row_X: Tensor, actions: int) -> tuple[Tensor, Tensor]:
-    """dQ_a/dx (X, K, A, O) of every victim in its own observation, and the scores (X, K, A); constants.
+def slopes(
+    scores: RowScores, x_XKO: Tensor, row_X: Tensor, target_XK: Tensor, avail_XKA: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """A and B (X, K, O) of every victim in its own observation, and the scores (X, K, A); constants.
 
     Args:
         scores: see `RowScores`.
         x_XKO: the victims' observations.
         row_X: worlds of the rows.
-        actions: A.
+        target_XK, avail_XKA: wanted and available actions.
     """
-    X, A = len(row_X), actions
+    X = len(row_X)
+    wanted_XKA = torch.zeros_like(avail_XKA).scatter(-1, target_XK[..., None], True)
+    rivals_XKA = avail_XKA & ~wanted_XKA
     with torch.enable_grad():
-        copies = x_XKO.detach().repeat_interleave(A, 0).requires_grad_()  # row x A + a asks for action a
-        all_YKA = scores(copies, row_X.repeat_interleave(A))
-        own_XAKA = all_YKA.view(X, A, *all_YKA.shape[1:])
-        gain = own_XAKA.diagonal(dim1=1, dim2=3).sum()
-        (slope,) = torch.autograd.grad(gain, copies)
-    return slope.view(X, A, *x_XKO.shape[1:]).transpose(1, 2), own_XAKA[:, 0].detach()
+        copies = torch.cat([x_XKO, x_XKO]).detach().requires_grad_()  # one asks for A, one for B
+        all_YKA = scores(copies, row_X.repeat(2))
+        gain = torch.where(torch.cat([wanted_XKA, rivals_XKA]), all_YKA, 0.0).sum()
+        (slope_YKO,) = torch.autograd.grad(gain, copies)
+    return slope_YKO[:X], slope_YKO[X:], all_YKA[:X].detach()
 
 
 def saliency(towards: Tensor, others: Tensor) -> Tensor:
@@ -135,15 +138,15 @@ def jsma(
             if not len(row_X):
                 break
             (x_XKO, target_XK, avail_XKA) = (v[row_X] for v in (x_BKO, target_BK, avail_BKA))
-            j_XKAO, q_XKA = jacobian(scores, x_XKO, row_X, avail_BKA.shape[-1])
+            towards_XKO, others_XKO, q_XKA = slopes(scores, x_XKO, row_X, target_XK, avail_XKA)
             missing_XK = going_BK[row_X] & (chosen(q_XKA, avail_XKA) != target_XK)
             open_BK = open_BK.index_put((row_X,), open_BK[row_X] & (missing_XK | ~going_BK[row_X]))
             going_BK = going_BK.index_put((row_X,), missing_XK)
             if step == iterations:
                 break
-            moved_XKO = _step(
-                x_XKO, clean_BKO[row_X], j_XKAO, target_XK, avail_XKA, limits, budget, theta, pairs=pairs
-            )
+            clean_XKO = clean_BKO[row_X]
+            move_XKO = _choose(towards_XKO, others_XKO, x_XKO, clean_XKO, limits, budget, pairs=pairs)
+            moved_XKO = _moved(x_XKO, theta * move_XKO, clean_XKO, limits, budget)
             moved_XKO = torch.where(missing_XK[..., None], moved_XKO, x_XKO)
             going_BK = going_BK.index_put((row_X,), missing_XK & (moved_XKO != x_XKO).any(-1))
             x_BKO = x_BKO.index_put((row_X,), moved_XKO)
@@ -153,29 +156,32 @@ def jsma(
     return found_BKO
 
 
-def _step(
+def _range(clean: Tensor, limits: Limits, budget: Budget) -> tuple[Tensor, Tensor]:
+    """Lowest and highest value of every feature."""
+    low = torch.minimum(limits.low, clean).maximum(clean - budget.linf)
+    return low, torch.maximum(limits.high, clean).minimum(clean + budget.linf)
+
+
+def _choose(
+    towards: Tensor,
+    others: Tensor,
     x: Tensor,
     clean: Tensor,
-    jacobian: Tensor,
-    target: Tensor,
-    avail: Tensor,
     limits: Limits,
     budget: Budget,
-    theta: float,
     *,
     pairs: bool,
 ) -> Tensor:
-    """One step of all rows (X, K, O); rows whose next step would break a budget stay."""
-    X, K, O = x.shape  # noqa: E741
-    at = target[..., None, None].expand(X, K, 1, O)
-    towards = jacobian.gather(2, at).squeeze(2)
-    others = (jacobian * avail[..., None]).sum(2) - towards
-    low = torch.minimum(limits.low, clean).maximum(clean - budget.linf)
-    high = torch.maximum(limits.high, clean).minimum(clean + budget.linf)
+    """The next move of all rows (X, K, O), -1, 0 or 1."""
+    low, high = _range(clean, limits, budget)
     up, down = limits.free & (x < high), limits.free & (x > low)
     choose = choose_pair if pairs else choose_feature
-    move = choose(*(v.expand(X, K, O).flatten(0, 1) for v in (towards, others, up, down))).view(X, K, O)
-    after = torch.where(move == 0, x, (x + theta * move).clamp(low, high))
+    return choose(*(v.flatten(0, 1) for v in (towards, others, up, down))).view(x.shape)
+
+
+def _moved(x: Tensor, step: Tensor, clean: Tensor, limits: Limits, budget: Budget) -> Tensor:
+    """x + step within the range; rows whose next step would break a budget stay."""
+    after = torch.where(step == 0, x, (x + step).clamp(*_range(clean, limits, budget)))
     return torch.where(_within(after - clean, budget)[..., None], after, x)
 
 
