@@ -62,10 +62,13 @@ def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
         file. env, agent: those that will learn from it; their sizes must be those of the data.
 
     Raises:
-        FieldError: there is no checkpoint, it holds no memory, or the agent needs what data sets do not
-        store.
+        FieldError: there is no such path or no checkpoint, it holds no memory, or the agent needs what data
+            sets do not store.
         MarlError: the data are of another world or store other extras.
     """
+    if not folder.exists():
+        fix = "there is no such path; give a run's folder, a data set's, or a converted D4MORL file"
+        raise FieldError("loop.data", str(folder), fix)
     if folder.is_file() or minari.is_dataset(folder):
         if agent.extras_spec:
             names = ", ".join(agent.extras_spec)
@@ -76,7 +79,8 @@ def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
     saved, _ = checkpoint.latest(folder)
     if saved is None or not saved.segments:
         what = "there is no checkpoint in it" if saved is None else "its run keeps no memory"
-        raise FieldError("loop.data", str(folder), f"{what}; give the folder of an off-policy run")
+        fix = f"{what}; give the folder of an off-policy run, or a data set"
+        raise FieldError("loop.data", str(folder), fix)
     return read_memory(saved.state["memory"], saved.read_segment, env, agent)
 
 

@@ -96,6 +96,9 @@ def test_what_is_no_data_set_is_refused(data, tmp_path, a2c):
         FieldError, match="there is no checkpoint in it; give the folder of an off-policy run"
     ):
         OfflineConfig(data=tmp_path).build(env=env, agent=agent_of(env), rng=Rng(0)).iterate()
+    nowhere = OfflineConfig(data=tmp_path / "gone").build(env=env, agent=agent_of(env), rng=Rng(0))
+    with pytest.raises(FieldError, match="there is no such path; give a run's folder, a data set's"):
+        nowhere.iterate()
     agent = a2c().build(spec=env.spec, rng=Rng(0), device=CPU)
     on_policy = OnPolicyConfig(rollout_steps=3).build(env=env, agent=agent, rng=Rng(0))
     on_policy.iterate()
