@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -31,9 +31,15 @@ FOUR_ROOMS = (
 )
 
 
+_FIELDS = {  # that are read in one world alone
+    "random": ("model", "states", "actions", "successors", "objectives"),
+    "four_rooms": ("start", "goals", "slip", "slip_to"),
+}
+
+
 @dataclass(kw_only=True)
 class Config:
-    """A finite world with its options; the fields of the other world are not read."""
+    """A finite world with its options; those of the other world are refused."""
 
     world: Literal["random", "four_rooms"] = "random"
     limit: int = 50  # steps after which an episode is cut off, >= 1; the replication
@@ -55,6 +61,10 @@ class Config:
     def __post_init__(self) -> None:
         worlds = ("random", "four_rooms")
         require(self.world in worlds, "world", self.world, f"give one of {', '.join(worlds)}")
+        for f in fields(self):
+            if f.name in _FIELDS["random" if self.world == "four_rooms" else "four_rooms"]:
+                value = getattr(self, f.name)
+                require(value == f.default, f.name, value, f"leave it out: world={self.world} has none")
         require(self.limit >= 1, "limit", self.limit, "give an integer >= 1")
         require(self.model >= 0, "model", self.model, "give an integer >= 0")
         require(self.objectives >= 1, "objectives", self.objectives, "give an integer >= 1")

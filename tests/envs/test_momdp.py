@@ -143,6 +143,9 @@ def test_run_ids_name_the_world():
     assert "-momdp_four_rooms-s0-" in one.run_id
 
 
+IN_ROOMS = {"world": "four_rooms"}
+
+
 @pytest.mark.parametrize(
     ("given", "field"),
     [
@@ -150,11 +153,13 @@ def test_run_ids_name_the_world():
         ({"limit": 0}, "limit=0"),
         ({"states": 3}, "states=3"),
         ({"successors": 60}, "successors=60"),
-        ({"slip": 1.5}, "slip=1.5"),
-        ({"slip_to": "none"}, "slip_to='none'"),
-        ({"start": (0, 0)}, "start="),
-        ({"goals": ((2, 6),)}, "goals="),
-        ({"goals": ((2, 2),)}, "goals="),
+        ({**IN_ROOMS, "slip": 1.5}, "slip=1.5 cannot be used: give a number"),
+        ({**IN_ROOMS, "slip_to": "none"}, "slip_to='none' cannot be used: give other"),
+        ({**IN_ROOMS, "start": (0, 0)}, "start=.*: give the row"),
+        ({**IN_ROOMS, "goals": ((2, 6),)}, "goals=.*: give the row"),
+        ({**IN_ROOMS, "goals": ((2, 2),)}, "goals=.*: give one distinct cell"),
+        ({"slip": 0.2}, "slip=0.2 cannot be used: leave it out: world=random has none"),
+        ({**IN_ROOMS, "states": 9}, "states=9 cannot be used: leave it out: world=four_rooms has none"),
         ({"model": -1}, "model=-1"),
     ],
 )
