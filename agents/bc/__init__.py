@@ -50,6 +50,8 @@ class Config:
         kinds = ("none", "preference", "outcome")
         require(self.condition in kinds, "condition", self.condition, f"give one of {', '.join(kinds)}")
         check_preference(self.preference)
+        told = not self.preference or self.condition != "none"
+        require(told, "preference", self.preference, "leave it out, or give condition=preference or outcome")
         require(self.hidden >= 1, "hidden", self.hidden, "give an integer >= 1")
         require(self.layers >= 0, "layers", self.layers, "give an integer >= 0")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a number above 0")

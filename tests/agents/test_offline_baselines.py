@@ -206,6 +206,7 @@ def test_wrong_settings_are_refused():
     for config, given, field in (
         (BC, {"condition": "wish"}, "condition='wish'"),
         (BC, {"preference": (-1.0, 1.0)}, "preference="),
+        (BC, {"preference": (0.5, 0.5)}, "preference=.* leave it out, or give condition"),
         (BC, {"hidden": 0}, "hidden=0"),
         (DT, {"features": 9}, "features=9"),
         (DT, {"context": 0}, "context=0"),
@@ -213,6 +214,6 @@ def test_wrong_settings_are_refused():
     ):
         with pytest.raises(FieldError, match=field):
             config(**given)
-    for config in (BC(preference=(1.0,)), DT(preference=(1.0,))):
+    for config in (BC(condition="preference", preference=(1.0,)), DT(preference=(1.0,))):
         with pytest.raises(FieldError, match="give 2 numbers, one for each of left, right"):
             config.build(spec=spec(), rng=Rng(0), device=CPU)
