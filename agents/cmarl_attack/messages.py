@@ -45,9 +45,11 @@ class LyingLink:
         self._lie, self._linf, self._rng = lie, linf, rng
         self.testing: bool = link.testing
         self.rounds = 0
-        self.change_BK = torch.zeros(lying_BK.shape)  # L1 of the messages' changes at this step
-        self.largest_BK = torch.zeros(lying_BK.shape)  # L-infinity of them
-        self.features_BK = torch.zeros(lying_BK.shape)  # L0 of them
+        self.change_BK = torch.zeros(
+            lying_BK.shape, device=lying_BK.device
+        )  # L1 of the messages' changes at this step
+        self.largest_BK = torch.zeros(lying_BK.shape, device=lying_BK.device)  # L-infinity of them
+        self.features_BK = torch.zeros(lying_BK.shape, device=lying_BK.device)  # L0 of them
 
     def send(self, message_BNM: Tensor, wanted_BNN: Tensor, carry: Carry) -> tuple[Tensor, Tensor, Carry]:
         """As the link's, after the victims' messages were changed."""

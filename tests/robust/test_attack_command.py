@@ -85,3 +85,15 @@ def test_every_shipped_attack_can_be_read() -> None:
 def test_wrong_curves_say_so(text: str) -> None:
     with pytest.raises(FieldError, match="give auto, none or <budget>"):
         curve_of(text, load("random", []))
+
+
+def test_the_pages_commands_can_be_read() -> None:
+    page = Path(__file__).resolve().parents[2] / "docs" / "attack.md"
+    lines = [
+        line.split("#")[0].split() for line in page.read_text().splitlines() if line.startswith("marl attack")
+    ]
+    assert len(lines) >= 5
+    for words in lines:
+        settings = dict(word.split("=", 1) for word in words[2:])
+        made = load(settings["attack"], [w for w in words if w.startswith("attack.")])
+        curve_of(settings.get("curve", "auto"), made)
