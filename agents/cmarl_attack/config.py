@@ -42,7 +42,7 @@ class Learner:
     # p = softmax(Q / temperature). The paper's lambda is unknown; d is in units of the victim's scores: give
     # logits a smaller weight than action values.
     regulariser: Literal["reward", "soft"] = "reward"
-    weight: float = 0.05  # lambda, >= 0; CHOICE
+    weight: float = 0.5  # lambda, >= 0; CHOICE, for action values of returns up to 20
     temperature: float = 0.1  # > 0, in units of the adversary's values; CHOICE
 
     def __post_init__(self) -> None:

@@ -50,9 +50,9 @@ DEFENDED = (
 EPISODES = 320
 VICTIM = 0  # a stalker: ids sort by unit type, as in the paper
 FGSM_STEP = 1.0  # CHOICE: the widest step that the range allows, so that one step has its best chance
-WEIGHTS = {"qmix": 0.05, "mappo": 0.001}  # of the regulariser; CHOICE until `--weights` says otherwise
+WEIGHTS = {"qmix": 0.5, "mappo": 0.01}  # of the regulariser; CHOICE until `--weights` says otherwise
 REGULARISERS: tuple[Literal["reward", "soft"], ...] = ("reward", "soft")
-TRIED = (0.0, 0.01, 0.05, 0.2, 1.0)
+TRIED = (0.0, 0.1, 0.5, 1.0, 2.0)
 
 
 def attack(agent: str, choose: str, force: str, weight: float | None = None) -> Config:
