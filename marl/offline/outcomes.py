@@ -61,8 +61,9 @@ class Outcomes(nn.Module):
 def front(return_EK: Tensor) -> Tensor:
     """The rows that no other row dominates (as good in all objectives and better in one), ordered by the
     first."""
+    left_EK = return_EK.unique(dim=0).flip(0)  # sorted by columns: none is dominated by a later one
     kept: list[Tensor] = []
-    for row_K in return_EK.unique(dim=0).flip(0):  # sorted by columns: none is dominated by a later one
-        if not kept or not bool((torch.stack(kept) >= row_K).all(-1).any()):
-            kept.append(row_K)
+    while len(left_EK):
+        kept.append(left_EK[0])
+        left_EK = left_EK[(left_EK > left_EK[0]).any(-1)]
     return torch.stack(kept)
