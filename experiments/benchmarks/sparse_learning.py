@@ -105,7 +105,7 @@ def outside(turn: Callable[[], None]) -> float:
 def rows(smoke: bool) -> list[Row]:
     """All rows of the table: one per turn of a side."""
     out: list[Row] = []
-    cells = [("ic3net", 16, 4), ("qmix", 16, 4)] if smoke else list(product(TEAMS, HIDDEN, GROUPS))
+    cells = [("ic3net", 32, 4), ("qmix", 32, 4)] if smoke else list(product(TEAMS, HIDDEN, GROUPS))
     for team, hidden, groups in cells:
         with sides.threads(1), torch.enable_grad():
             made = runs(team, hidden, groups)

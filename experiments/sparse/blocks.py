@@ -33,7 +33,7 @@ FEATURES, GROUPS, ROWS, STEPS, RATE = 64, 8, 64, 2000, 1e-3
 SEEDS = 5
 _BASE: dict[str, Any] = {"groups": GROUPS, "smallest": 1}
 _EVEN: dict[str, Any] = {**_BASE, "balance": "capacity", "refresh": 10}
-CASES = {
+CASES: dict[str, Grouped | RandomGroups] = {
     "random groups": RandomGroups(**_BASE),
     "learned, initial_std 1": Grouped(**_EVEN, initial_std=1.0),
     "learned, initial_std 0.1": Grouped(**_EVEN, initial_std=0.1),
