@@ -22,6 +22,7 @@ from marl.files import write_atomic
 
 CLAIM_SEEDS = 5  # fewer are shown as a trial: house rule 15
 _SEED = 0  # of the bootstrap: the same table from the same files
+_SOME = 0.05  # share of episodes below which a curve of success says nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +37,7 @@ class Run:
         seed: of the run.
         steps: team steps of training.
         scores: mean over the final episodes by name: "return", "success" where the world has one, ...
-        curve: (team steps, score of `quantity`) of every evaluation.
-        quantity: "success" where the world has one, else "return".
+        curves: by the names of `scores`: (team steps, score) of every evaluation.
         hash: of the config.
     """
 
@@ -47,8 +47,7 @@ class Run:
     seed: int
     steps: int
     scores: dict[str, float]
-    curve: list[tuple[int, float]]
-    quantity: str
+    curves: dict[str, list[tuple[int, float]]]
     hash: str
 
 
@@ -69,7 +68,6 @@ def _run(raw: dict[str, Any]) -> Run:
     own = [word.removeprefix("agent.") for word in mine]
     episodes, points = np.array(raw["episodes"], dtype=float), raw["curve_columns"]
     scores = {name: float(mean) for name, mean in zip(raw["columns"], episodes.mean(0), strict=True)}
-    quantity = "success" if "success" in scores else "return"
     return Run(
         part=raw["part"],
         env=words["env"],
@@ -77,8 +75,7 @@ def _run(raw: dict[str, Any]) -> Run:
         seed=raw["seed"],
         steps=raw["steps"],
         scores=scores,
-        curve=[(row[0], row[points.index(quantity)]) for row in raw["curve"]],
-        quantity=quantity,
+        curves={n: [(row[0], row[points.index(n)]) for row in raw["curve"]] for n in scores if n in points},
         hash=raw["config_hash"],
     )
 
@@ -131,17 +128,29 @@ def table(runs: list[Run]) -> str:
 def draw(runs: list[Run], folder: Path, title: str) -> None:
     """<folder>/<part>.png: a panel per env, a line per agent."""
     for part in dict.fromkeys(run.part for run in runs):
-        panels: dict[str, list[plots.Line]] = {}
         mine = [run for run in runs if run.part == part]
-        for (_, env, agent), members in groups(mine).items():
-            steps = [step for step, _ in members[0].curve]
-            scores_TR1 = np.array([[score for _, score in run.curve] for run in members]).T[..., None]
-            line = plots.learning_line(agent, steps, scores_TR1, np.random.default_rng(_SEED))
-            panels.setdefault(env, []).append(line)
-        quantities = sorted({run.quantity for run in mine}, reverse=True)
-        share, label = quantities == ["success"], f"{' or '.join(quantities)} (IQM)"
-        figure = plots.curves(panels, title=f"{title}, {part}", ylabel=label, share=share)
+        envs = list(dict.fromkeys(run.env for run in mine))
+        figure, axes = plots.canvas(len(envs), f"{title}, {part}")
+        for ax, env in zip(axes, envs, strict=False):
+            here = [run for run in mine if run.env == env]
+            name = _shown(here)
+            lines = [_line(agent, members, name) for (*_, agent), members in groups(here).items()]
+            plots.draw(ax, lines, ylabel=f"{name} (IQM)", share=name == "success")
+            ax.set_title(env, fontsize=10)
         plots.save(figure, folder / f"{part}.png")
+
+
+def _shown(runs: list[Run]) -> str:
+    """What tells these runs of one env apart: success, or the return where hardly a run succeeds."""
+    rates = [rate for run in runs for _, rate in run.curves.get("success", [])]
+    return "success" if max(rates, default=0.0) >= _SOME else "return"
+
+
+def _line(agent: str, members: list[Run], name: str) -> plots.Line:
+    """IQM over the runs of one agent."""
+    curves = [run.curves[name] for run in members]
+    scores_TR1 = np.array([[score for _, score in curve] for curve in curves]).T[..., None]
+    return plots.learning_line(agent, [s for s, _ in curves[0]], scores_TR1, np.random.default_rng(_SEED))
 
 
 def write_page(page: Path, runs: list[Run], paths: list[Path]) -> None:

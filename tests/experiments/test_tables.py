@@ -39,7 +39,7 @@ def test_the_table_has_means_over_episodes_then_seeds(tmp_path: Path) -> None:
     runs = tables.read(paths)
     full, mute = tables.groups(runs).values()
     assert [run.scores["success"] for run in full] == [0.5, 0.625, 0.75, 0.875, 1.0]
-    assert full[0].curve == [(0, 0.0), (1000, 0.75)]
+    assert full[0].curves["success"] == [(0, 0.0), (1000, 0.75)]
     assert (full[0].agent, mute[0].agent) == ("team", "team messages=false")
     first, second = tables.table(runs).splitlines()[2:]
     assert first.startswith("| easy | grid | team | 5 | 75.0% [")  # the middle half of the seeds
@@ -59,7 +59,7 @@ def test_a_world_without_success_is_shown_by_its_return(tmp_path: Path) -> None:
     curve = {"curve_columns": ["step", "wall_s", "return"], "curve": [[0, 0.0, -9.0]]}
     path = write(tmp_path, 0, "team", [], columns=["return"], episodes=[[-4.0], [-2.0]], **curve)
     (run,) = tables.read([path])
-    assert (run.quantity, run.curve) == ("return", [(0, -9.0)])
+    assert run.curves == {"return": [(0, -9.0)]}
     assert tables.table([run]).splitlines()[2] == "| easy | grid | team | 1 (trial) | - | -3.00 | 1,000 |"
     tables.draw([run], tmp_path, "worlds")
     assert (tmp_path / "easy.png").stat().st_size > 1000
@@ -80,3 +80,13 @@ def test_the_page_changes_between_its_markers_alone(tmp_path: Path) -> None:
     assert "| easy | grid | team | 1 (trial) | 100.0% | 2.00 | 1,000 |" in text
     assert text.startswith("before\n")
     assert text.endswith("<!-- /study -->\nafter\n")
+
+
+def test_a_panel_shows_returns_where_nobody_succeeds(tmp_path: Path) -> None:
+    columns = {"curve_columns": ["step", "wall_s", "success", "return"]}
+    rates = [[0, 0.0, 0.0, -9.0], [9, 1.0, 0.04, -3.0]], [[0, 0.0, 0.0, -9.0], [9, 1.0, 0.06, -3.0]]
+    few, some = (
+        tables.read([write(tmp_path, seed, "team", [1.0], curve=curve, **columns)])
+        for seed, curve in enumerate(rates)
+    )
+    assert [tables._shown(runs) for runs in (few, some, few + some)] == ["return", "success", "success"]
