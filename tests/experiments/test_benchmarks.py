@@ -87,6 +87,19 @@ def test_time_to_win_counts_the_first_confirmed_evaluation(tmp_path: Path) -> No
     assert time_to_win.everything(raw) == (31.0, 21.0, 302.0, 3)
 
 
+def test_time_to_win_over_the_peer_counts_the_last_row_of_each_seed(tmp_path: Path) -> None:
+    raw = tmp_path / "peer.csv"
+    ours, peer = {0: (5.0, 10.0), 1: (20.0,)}, {0: (20.0, 60.0), 1: (300.0,)}
+    data = [
+        {"side": side, "seed": seed, "seconds": value}
+        for side, seeds in (("marl", ours), ("jaxmarl", peer))
+        for seed, values in seeds.items()
+        for value in values
+    ]
+    interleave.write_rows(raw, data)
+    assert time_to_win.over_peer(raw) == (10.5, 6.0, 15.0, 2)
+
+
 def test_dense_layout_by_hand() -> None:
     """PyMARL's fields of one step of a world with 2 agents, 3 actions, 4 features, 5 of the state."""
     row = {"agents": 2, "actions": 3, "obs": 4, "state": 5, "limit": 9}

@@ -25,6 +25,7 @@ class Gate:
 
     def __init__(self) -> None:
         self.updates = 0  # finished
+        self.metrics: dict[str, Any] = {}  # of the last one
         self.allowed = 0  # the training may go on past this many
         self.learning = False
         self.error: BaseException | None = None
@@ -34,6 +35,7 @@ class Gate:
         """Called by the training after every update; returns when the next one is allowed."""
         with self.changed:
             self.updates += 1
+            self.metrics = metrics
             self.learning = self.learning or int(metrics["grad_steps"]) > 0
             self.changed.notify_all()
             self.changed.wait_for(lambda: self.allowed >= self.updates)
@@ -58,17 +60,16 @@ class Gate:
                 raise self.error
 
 
-def prepare(
-    *, source: str, map: str, hidden: int, mixer: dict[str, int], envs: int, sequences: int
-) -> tuple[Measure, dict[str, Any]]:
-    """Load the script, start its training and wait until it learns.
+def start(source: str, seed: int, test_every: int = 0, **changes: Any) -> tuple[Gate, dict[str, Any]]:
+    """Load the script and start its training, which then waits at the gate.
 
     Args:
         source: checkout of the JaxMARL repository; its learners are not in the package.
-        map: SMAX scenario.
-        hidden: width of the recurrent network.
-        mixer: sizes of the mixer by the script's own names.
-        envs, sequences: environments, and sequences of 128 steps in a batch.
+        seed: of the run.
+        test_every: updates between two of its greedy tests; 0: it never tests.
+        changes: settings that differ from the script's own for SMAX, by its names.
+
+    Returns: the gate, and all settings.
     """
     folder = Path(source) / "baselines" / "QLearning"
     spec = importlib.util.spec_from_file_location("qmix_rnn", folder / "qmix_rnn.py")
@@ -82,14 +83,32 @@ def prepare(
     config: dict[str, Any] = {}
     for path in files:
         config |= OmegaConf.to_container(OmegaConf.load(path))  # type: ignore[arg-type]
-    config |= {"MAP_NAME": map, "HIDDEN_SIZE": hidden, "NUM_ENVS": envs, "BUFFER_BATCH_SIZE": sequences}
-    config |= mixer
-    config |= {"TEST_DURING_TRAINING": False, "WANDB_MODE": "online"}  # any mode but "disabled" reports
-    steps = config["NUM_STEPS"] * envs
+    config |= {"WANDB_MODE": "online"} | changes  # any mode but "disabled" reports
+    updates = config["TOTAL_TIMESTEPS"] // config["NUM_STEPS"] // config["NUM_ENVS"]
+    interval = (test_every + 0.5) / updates  # the script wants a share of all updates and rounds down
+    config |= {"TEST_DURING_TRAINING": test_every > 0, "TEST_INTERVAL": interval}
     env, _ = script.env_from_config(dict(config))
     train = jax.jit(script.make_train(config, env))
-    key = jax.random.PRNGKey(0)
+    key = jax.random.PRNGKey(seed)
     threading.Thread(target=gate.run, args=(lambda: jax.block_until_ready(train(key)),), daemon=True).start()
+    return gate, config
+
+
+def prepare(
+    *, source: str, map: str, hidden: int, mixer: dict[str, int], envs: int, sequences: int
+) -> tuple[Measure, dict[str, Any]]:
+    """Start the training and wait until it learns.
+
+    Args:
+        source: checkout of the JaxMARL repository.
+        map: SMAX scenario.
+        hidden: width of the recurrent network.
+        mixer: sizes of the mixer by the script's own names.
+        envs, sequences: environments, and sequences of 128 steps in a batch.
+    """
+    sizes = {"HIDDEN_SIZE": hidden, "NUM_ENVS": envs, "BUFFER_BATCH_SIZE": sequences} | mixer
+    gate, config = start(source, 0, MAP_NAME=map, **sizes)
+    steps = config["NUM_STEPS"] * envs
     while not gate.learning:
         gate.one_update()
     gate.one_update()
