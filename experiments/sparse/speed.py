@@ -363,11 +363,12 @@ def draw() -> None:
     if not all(found.values()):
         return
     figure, axes = plots.canvas(len(GROUPS), "Speed-up over torch.nn.Linear / G, inside a network, 1 thread")
-    for ax, groups in zip(axes, GROUPS, strict=True):
+    for ax, groups in zip(axes, GROUPS, strict=False):
         mine = {(c[0], c[1]): sides for c, sides in found[groups].items() if c[3] == 1}
         sizes, batches = list(dict.fromkeys(s for s, _ in mine)), list(dict.fromkeys(b for _, b in mine))
         grid = np.array([[_ratio(mine[size, batch], "network")[0] for batch in batches] for size in sizes])
         ax.imshow(grid / groups, cmap="RdYlGn", vmin=0, vmax=2, aspect="auto")
+        ax.grid(visible=False)
         for (i, j), value in np.ndenumerate(grid):
             ax.text(j, i, f"{value:.3g}", ha="center", va="center", fontsize=7)
         ax.set_xticks(range(len(batches)), [str(batch) for batch in batches])
