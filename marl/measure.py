@@ -14,8 +14,10 @@ import torch
 from marl import checkpoint, compose, config, files, plots
 from marl.config import RunConfig
 from marl.errors import FieldError
+from marl.evaluate import Evaluation, conversation, evaluate
 from marl.process import prepare_process
 from marl.rng import Rng
+from marl.types import Agent
 
 
 def load_run(
@@ -66,6 +68,27 @@ def load_agent(cfg: RunConfig, saved: checkpoint.Saved) -> Any:
     return agent
 
 
+def play(agent: Agent, cfg: RunConfig, *, episodes: int, seed: int, **settings: Any) -> Evaluation:
+    """The episodes that a run ends with, or with another seed others, over the run's own channel.
+
+    Args:
+        agent: the run's team, or one in its place.
+        cfg: of the run.
+        episodes, settings: as `marl.evaluate.evaluate`.
+        seed: which episodes.
+    """
+    return evaluate(
+        agent,
+        cfg.env,
+        episodes=episodes,
+        rng=Rng(seed, "final"),
+        device=torch.device(cfg.device),
+        threads=cfg.threads,
+        channel=cfg.channel,
+        **settings,
+    )
+
+
 def evaluate_run(
     folder: Path,
     *,
@@ -95,22 +118,12 @@ def evaluate_run(
         Per-episode numbers by name.
     """
     from marl import report, video
-    from marl.evaluate import conversation, evaluate
 
     cfg, saved = load_run(folder, step=step, trust=trust, words=words, device=device, threads=threads)
     prepare_process(cfg)
     chosen = cfg.seed if seed is None else seed
     agent = load_agent(cfg, saved)
-    measured = evaluate(
-        agent,
-        cfg.env,
-        episodes=episodes,
-        rng=Rng(chosen, "final"),
-        device=torch.device(cfg.device),
-        threads=cfg.threads,
-        explore=explore,
-        channel=cfg.channel,
-    )
+    measured = play(agent, cfg, episodes=episodes, seed=chosen, explore=explore)
     out = measured.lists()
     print(f"{cfg.run_id}, checkpoint {saved.step}, {episodes} episodes, seed {chosen}, explore {explore:g}")
     for name, values in out.items():

@@ -86,7 +86,11 @@ def test_every_option_of_every_group_composes() -> None:
     needed |= {name: ["agent=ac"] for name in ("ablation", "message_dropout")}
     for group in compose.GROUPS:
         for name in compose.options(group):
-            compose.compose([f"{group}={name}", *needed.get(name, [])])
+            cfg = compose.compose([f"{group}={name}", *needed.get(name, [])])
+            if group == "agent":
+                assert f"agents.{name}" in type(cfg.agent).__module__, name
+            if group in ("sparsity", "defence"):
+                assert (getattr(cfg.agent, group) is None) == (name == "none"), name
 
 
 def test_swept_settings_are_named_as_they_were_typed():

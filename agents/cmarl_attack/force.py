@@ -13,6 +13,8 @@ The gradient is of the current step alone: what the victim's recurrent state hol
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import torch
 from torch import Tensor
 
@@ -23,68 +25,66 @@ from marl.robust.perturbation import Aim, Limits, fgsm, iterative_fgsm, pgd, tow
 from marl.types import Carry, TimeStep
 
 
-def perturb(
-    config: Config,
-    victim: Victim,
-    limits: Limits,
-    ts: TimeStep,
-    carry: Carry,
-    target_BK: Tensor,
-    attacked_BK: Tensor,
-) -> Tensor:
-    """Observations of all agents (B, N, O); only those of attacked victims differ.
+@dataclass(frozen=True, kw_only=True)
+class Moment:
+    """One step of all worlds, seen by the attacker.
 
     Args:
         config: the attack; not control.
         victim: whom.
         limits: what may change (N, O).
         ts, carry: of the team.
-        target_BK: wanted actions.
-        attacked_BK: bool.
+        attacked_BK: bool, the victims that are attacked now.
     """
-    row_X = attacked_BK.any(-1).nonzero().flatten()
-    rows, memory = rows_of(ts, carry, row_X)
-    target_XK, attacked_XK = target_BK[row_X], attacked_BK[row_X]
-    by = _by_jacobian if config.force in ("jsma", "djsma") else _by_gradient
-    x_XKO = by(config, victim, limits, rows, memory, target_XK, attacked_XK)
-    x_XKO = torch.where(attacked_XK[..., None], x_XKO, victim.of_victims(rows.obs_BNO))
-    return ts.obs_BNO.index_copy(0, row_X, victim.put(rows.obs_BNO, x_XKO))
+
+    config: Config
+    victim: Victim
+    limits: Limits
+    ts: TimeStep
+    carry: Carry
+    attacked_BK: Tensor
+
+    def worlds(self, row_X: Tensor) -> Moment:
+        """Those worlds alone."""
+        ts, carry = rows_of(self.ts, self.carry, row_X)
+        return replace(self, ts=ts, carry=carry, attacked_BK=self.attacked_BK[row_X])
 
 
-def towards_failure(
-    config: Config,
-    victim: Victim,
-    limits: Limits,
-    ts: TimeStep,
-    carry: Carry,
-    aim: Aim,
-    attacked_BK: Tensor,
-) -> Tensor:
+def perturb(moment: Moment, target_BK: Tensor) -> Tensor:
+    """Observations of all agents (B, N, O); only those of attacked victims differ.
+
+    Args:
+        moment: what is attacked.
+        target_BK: wanted actions.
+    """
+    victim, x_BNO = moment.victim, moment.ts.obs_BNO
+    row_X = moment.attacked_BK.any(-1).nonzero().flatten()
+    some = moment.worlds(row_X)
+    by = _by_jacobian if moment.config.force in ("jsma", "djsma") else _by_gradient
+    x_XKO = by(some, target_BK[row_X])
+    x_XKO = torch.where(some.attacked_BK[..., None], x_XKO, victim.of_victims(some.ts.obs_BNO))
+    return x_BNO.index_copy(0, row_X, victim.put(some.ts.obs_BNO, x_XKO))
+
+
+def towards_failure(moment: Moment, aim: Aim) -> Tensor:
     """As `perturb`, raising a gain of the victims' scores, one number per world, that wants no action."""
-    look, x_BNO = victim.look(ts, carry), ts.obs_BNO
+    config, victim, x_BNO = moment.config, moment.victim, moment.ts.obs_BNO
     found_BNO = pgd(
-        *(look, x_BNO, aim, limits, config.budget),
+        *(victim.look(moment.ts, moment.carry), x_BNO, aim, moment.limits, config.budget),
         step=config.step,
         iterations=config.iterations,
         norm=config.norm,
     )
     found_BKO, x_BKO = (victim.of_victims(x) for x in (found_BNO, x_BNO))
-    x_BKO = torch.where(attacked_BK[..., None], found_BKO, x_BKO)
+    x_BKO = torch.where(moment.attacked_BK[..., None], found_BKO, x_BKO)
     return victim.put(x_BNO, x_BKO)
 
 
-def _by_gradient(
-    config: Config,
-    victim: Victim,
-    limits: Limits,
-    ts: TimeStep,
-    carry: Carry,
-    target_BK: Tensor,
-    attacked_BK: Tensor,
-) -> Tensor:
+def _by_gradient(moment: Moment, target_BK: Tensor) -> Tensor:
     """As `perturb`, the victims' alone; of those that are not attacked anything."""
-    aim = _of(attacked_BK, towards(target_BK, victim.of_victims(ts.avail_BNA), gain=config.gain))
-    given = victim.look(ts, carry), ts.obs_BNO, aim, limits, config.budget
+    config, victim, ts = moment.config, moment.victim, moment.ts
+    aim = _of(moment.attacked_BK, towards(target_BK, victim.of_victims(ts.avail_BNA), gain=config.gain))
+    given = victim.look(ts, moment.carry), ts.obs_BNO, aim, moment.limits, config.budget
     if config.force == "fgsm":
         return victim.of_victims(fgsm(*given))
     step, most = config.step, config.iterations
@@ -106,19 +106,12 @@ def _of(attacked_BK: Tensor, aim: Aim) -> Aim:
     return Aim(gain=gain, reached=reached)
 
 
-def _by_jacobian(
-    config: Config,
-    victim: Victim,
-    limits: Limits,
-    ts: TimeStep,
-    carry: Carry,
-    target_BK: Tensor,
-    attacked_BK: Tensor,
-) -> Tensor:
+def _by_jacobian(moment: Moment, target_BK: Tensor) -> Tensor:
     """As `_by_gradient`."""
+    config, victim, limits, ts = moment.config, moment.victim, moment.limits, moment.ts
 
     def scores(x_XKO: Tensor, row_X: Tensor) -> Tensor:
-        rows, memory = rows_of(ts, carry, row_X)
+        rows, memory = rows_of(ts, moment.carry, row_X)
         return victim.look(rows, memory)(victim.put(rows.obs_BNO, x_XKO))
 
     parts = (limits.free, limits.low, limits.high)
@@ -129,7 +122,7 @@ def _by_jacobian(
         victim.of_victims(ts.obs_BNO),
         target_BK,
         victim.of_victims(ts.avail_BNA),
-        attacked_BK,
+        moment.attacked_BK,
         Limits(free=free_KO, low=low_KO, high=high_KO),
         config.budget,
         thetas=config.thetas if pairs else (config.theta,),

@@ -131,9 +131,16 @@ class Attacked:
         how = self.config.force
         if how in ("control", "message") or not attacked_BK.any():
             return ts.obs_BNO
-        given = self.config, self.victim, self.limits, ts, team
+        moment = force.Moment(
+            config=self.config,
+            victim=self.victim,
+            limits=self.limits,
+            ts=ts,
+            carry=team,
+            attacked_BK=attacked_BK,
+        )
         if target_BK is not None:
-            return force.perturb(*given, target_BK, attacked_BK)
+            return force.perturb(moment, target_BK)
         assert self.dynamics is not None
         aim = foresees_failure(
             self.dynamics,
@@ -143,7 +150,7 @@ class Attacked:
             self.victim.victims_K,
             temperature=self.config.model.temperature,
         )
-        return force.towards_failure(*given, aim, attacked_BK)
+        return force.towards_failure(moment, aim)
 
     def _lies(self, link: Link, attacked_BK: Tensor, rng: Stream) -> LyingLink:
         c = self.config

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from experiments.benchmarks.interleave import Row, Worker, read_rows, spread, write_rows
@@ -47,38 +48,39 @@ def arrived(row: dict[str, str] | Row) -> bool:
 def one_seed(seed: int, evaluations: int | None = None) -> list[Row]:
     """One row per evaluation, until the team has arrived or the time is up."""
     case = {"overrides": OVERRIDES, "seed": seed, "threads": 2, "every_steps": EVERY_STEPS}
-    rows: list[Row] = []
     with Worker(sys.executable, ["marl_win"], threads=2) as worker:
         worker.ask(prepare=case)
-        while True:
-            rows.append({"seed": seed, **worker.ask(measure=0.0)})
-            row = rows[-1]
-            if arrived(row) or row["train_s"] >= LIMIT_S or len(rows) == evaluations:
-                print(
-                    f"seed {seed}: {row['steps']:,} steps, {row['train_s']:.1f} s of training, "
-                    f"{row['evaluate_s']:.1f} s of evaluation, wins {row['wins_32']:.0%}",
-                    flush=True,
-                )
-                return rows
+        rows = _until(worker, lambda row: arrived(row) or row["train_s"] >= LIMIT_S, evaluations)
+    last = rows[-1]
+    print(
+        f"seed {seed}: {last['steps']:,} steps, {last['train_s']:.1f} s of training, "
+        f"{last['evaluate_s']:.1f} s of evaluation, wins {last['wins_32']:.0%}",
+        flush=True,
+    )
+    return [{"seed": seed, **row} for row in rows]
 
 
 def one_peer_seed(source: str, seed: int, tests: int | None = None) -> list[Row]:
     """One row per test of the peer, until it has arrived or the time is up."""
     mixer = dict(zip(("MIXER_EMBEDDING_DIM", "MIXER_HYPERNET_HIDDEN_DIM"), MIXERS["pymarl"], strict=True))
     case = {"source": source, "hidden": HIDDEN, "mixer": mixer, "seed": seed, "every_updates": PEER_UPDATES}
-    rows: list[Row] = []
     with Worker(python_of(PEER), ["jaxmarl_win"], threads=2) as worker:
         worker.ask(prepare=case)
-        while True:
-            rows.append({"side": PEER, "seed": seed, **worker.ask(measure=0.0)})
-            row = rows[-1]
-            if row["wins"] >= WINS or row["seconds"] >= LIMIT_S or len(rows) == tests:
-                print(
-                    f"{PEER}, seed {seed}: {row['steps']:,} steps, {row['seconds']:.0f} s, "
-                    f"wins {row['wins']:.0%}",
-                    flush=True,
-                )
-                return rows
+        rows = _until(worker, lambda row: row["wins"] >= WINS or row["seconds"] >= LIMIT_S, tests)
+    last = rows[-1]
+    print(
+        f"{PEER}, seed {seed}: {last['steps']:,} steps, {last['seconds']:.0f} s, wins {last['wins']:.0%}",
+        flush=True,
+    )
+    return rows
+
+
+def _until(worker: Worker, ended: Callable[[Row], bool], most: int | None) -> list[Row]:
+    """Go from evaluation to evaluation. Args: most: evaluations, or None."""
+    rows: list[Row] = []
+    while not rows or not (ended(rows[-1]) or len(rows) == most):
+        rows.append(worker.ask(measure=0.0))
+    return rows
 
 
 def both(source: str, seeds: int, tests: int | None = None) -> list[Row]:

@@ -37,22 +37,22 @@ def objectives_of(spec: EnvSpec) -> tuple[str, ...]:
 
 def rewards_of(batch: Batch) -> Tensor:
     """Rewards by objective (B, T, K): the vector, each agent's own (K = N), or the team's one."""
-    if batch.reward_BTK is not None:
-        return batch.reward_BTK
-    if batch.agent_reward_BTN is not None:
-        return batch.agent_reward_BTN
-    assert batch.reward_BT is not None
-    return batch.reward_BT[..., None]
+    return _by_objective(batch.reward_BTK, batch.agent_reward_BTN, batch.reward_BT)
 
 
 def earned(ts: TimeStep) -> Tensor:
     """The same of a step (B, K)."""
-    if ts.reward_BK is not None:
-        return ts.reward_BK
-    if ts.agent_reward_BN is not None:
-        return ts.agent_reward_BN
-    assert ts.reward_B is not None
-    return ts.reward_B[:, None]
+    return _by_objective(ts.reward_BK, ts.agent_reward_BN, ts.reward_B)
+
+
+def _by_objective(vector: Tensor | None, own: Tensor | None, team: Tensor | None) -> Tensor:
+    """Whichever of the three kinds of reward the world gives, objectives last."""
+    if vector is not None:
+        return vector
+    if own is not None:
+        return own
+    assert team is not None
+    return team[..., None]
 
 
 def transitions(batch: Batch) -> Transitions:

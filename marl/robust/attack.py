@@ -21,10 +21,8 @@ from marl import compose, config, files
 from marl.checkpoint import Saved
 from marl.config import RunConfig
 from marl.errors import FieldError, MarlError
-from marl.evaluate import evaluate
-from marl.measure import load_agent, load_run
+from marl.measure import load_agent, load_run, play
 from marl.process import prepare_process
-from marl.rng import Rng
 from marl.types import Act, Agent, Env
 
 PREFIX = "attack."
@@ -117,17 +115,7 @@ def measure(agent: Any, cfg: RunConfig, *, episodes: int, seed: int, batch: int 
         seed: which episodes.
     """
     sums, started = _Sums(agent), time.monotonic()
-    played = evaluate(
-        agent,
-        cfg.env,
-        episodes=episodes,
-        rng=Rng(seed, "final"),
-        device=torch.device(cfg.device),
-        threads=cfg.threads,
-        batch=batch,
-        channel=cfg.channel,
-        watcher=sums,
-    )
+    played = play(agent, cfg, episodes=episodes, seed=seed, batch=batch, watcher=sums)
     return Measured(episodes=played.lists() | sums.episodes(), seconds=time.monotonic() - started)
 
 

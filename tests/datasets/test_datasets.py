@@ -75,16 +75,8 @@ def test_played_episodes_are_what_the_world_said(name):
         assert one.terminated == terminated
 
 
-class Steady:
+class Steady(Dice):
     """Always the same action: 1, or 1.0 in every dimension."""
-
-    extras_spec = {}  # noqa: RUF012
-
-    def __init__(self, spec):
-        self.spec = spec
-
-    def initial_carry(self, rows):
-        return {}
 
     def act(self, ts, carry, *, rng, explore, link=None):
         shape = ts.avail_BNA.shape

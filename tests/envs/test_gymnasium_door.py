@@ -1,9 +1,5 @@
 """Any single-agent Gymnasium environment as a team of one."""
 
-import importlib
-import sys
-from pathlib import Path
-
 import gymnasium
 import numpy as np
 import pytest
@@ -14,15 +10,8 @@ from marl.errors import FieldError
 from marl.rng import Rng
 from marl.types import Box, Discrete
 
+pytestmark = pytest.mark.usefixtures("camp")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def camp(tmp_path, monkeypatch):
-    (tmp_path / "camp.py").write_text(Path(__file__).with_name("camp.py").read_text())
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "camp", raising=False)
-    return importlib.import_module("camp")
 
 
 def build(target, num_envs=1, workers=0, **settings):

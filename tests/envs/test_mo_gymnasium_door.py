@@ -1,8 +1,6 @@
 """Environments of MO-Gymnasium as worlds with a vector of rewards."""
 
-import importlib
 import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,15 +10,8 @@ from marl.envs.mo_gymnasium import Config
 from marl.errors import EnvError, FieldError
 from marl.rng import Rng
 
+pytestmark = pytest.mark.usefixtures("camp")
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def camp(tmp_path, monkeypatch):
-    (tmp_path / "camp.py").write_text(Path(__file__).with_name("camp.py").read_text())
-    monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.delitem(sys.modules, "camp", raising=False)
-    return importlib.import_module("camp")
 
 
 def build(target, num_envs=1, workers=0, **settings):

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-import time
 from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
 
-from experiments.benchmarks.workers.protocol import Measure, serve, timed
+from experiments.benchmarks.workers.protocol import Measure, serve, steady
 
 
 def prepare(
@@ -67,14 +66,7 @@ def prepare(
         jax.block_until_ready(losses)
         return chunk
 
-    for _ in range(2):
-        update()
-
-    def measure(seconds: float) -> dict[str, Any]:
-        cpu = time.process_time()
-        return timed(update, seconds) | {"cpu_s": time.process_time() - cpu}
-
-    return measure, {"version": jax.__version__}
+    return steady(update), {"version": jax.__version__}
 
 
 if __name__ == "__main__":

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 
-from experiments.benchmarks.workers.protocol import Measure, serve, timed
+from experiments.benchmarks.workers.protocol import Measure, serve, steady
 from marl import runtime
 from marl.agents.fairdice import Config
 from marl.datasets import Episode, memory_of
@@ -51,14 +50,7 @@ def prepare(
         loop.iterate()
         return chunk
 
-    for _ in range(2):
-        update()
-
-    def measure(seconds: float) -> dict[str, Any]:
-        cpu = time.process_time()
-        return timed(update, seconds) | {"cpu_s": time.process_time() - cpu}
-
-    return measure, {"version": torch.__version__}
+    return steady(update), {"version": torch.__version__}
 
 
 def _episode(spec: EnvSpec, generator: torch.Generator) -> Episode:

@@ -42,6 +42,18 @@ def serve(prepare: Callable[..., tuple[Measure, dict[str, Any]]]) -> None:
         print(json.dumps(reply | {"peak_mib": round(peak, 1)}), flush=True)
 
 
+def steady(call: Callable[[], int]) -> Measure:
+    """Warm up, then `timed` with the seconds of processor time beside."""
+    for _ in range(2):
+        call()
+
+    def measure(seconds: float) -> dict[str, Any]:
+        cpu = time.process_time()
+        return timed(call, seconds) | {"cpu_s": time.process_time() - cpu}
+
+    return measure
+
+
 def timed(call: Callable[[], int], seconds: float) -> dict[str, Any]:
     """Repeat a call that returns its number of steps until `seconds` have passed."""
     steps, start = 0, time.perf_counter()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import torch
 
 from marl import compose, train
 from marl.rng import Rng, Stream
@@ -31,32 +31,18 @@ def _spec(N: int = 3, A: int = 4, O: int = 6, free: int = 5) -> EnvSpec:  # noqa
     )
 
 
-def _step(spec: EnvSpec, B: int = 5, seed: int = 0) -> TimeStep:
-    g = torch.Generator().manual_seed(seed)
-    N, A = spec.n_agents, spec.n_actions
-    avail = torch.rand(B, N, A, generator=g) < 0.7
-    avail[..., :2] = True
-    no, yes = torch.zeros(B, dtype=torch.bool), torch.ones(B, N, dtype=torch.bool)
-    return TimeStep(
-        obs_BNO=torch.rand(B, N, spec.obs_size, generator=g),
-        state_BS=torch.randn(B, spec.state_size, generator=g),
-        avail_BNA=avail,
-        terminated_B=no,
-        truncated_B=no,
-        present_BN=yes,
-        alive_BN=yes,
-        t_B=torch.zeros(B, dtype=torch.int64),
-    )
-
-
 @pytest.fixture
 def spec() -> EnvSpec:
     return _spec()
 
 
 @pytest.fixture
-def ts(spec: EnvSpec) -> TimeStep:
-    return _step(spec)
+def ts(spec: EnvSpec, make_step: Callable[..., TimeStep]) -> TimeStep:
+    """Five worlds; observations within their range, the first two actions always available."""
+    step = make_step(spec, 5)
+    avail_BNA = step.avail_BNA.clone()
+    avail_BNA[..., :2] = True
+    return replace(step, obs_BNO=step.obs_BNO.sigmoid(), avail_BNA=avail_BNA)
 
 
 @pytest.fixture

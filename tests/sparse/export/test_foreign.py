@@ -41,6 +41,10 @@ def test_torch_reads_a_grouped_policy(make_grouped_policy, tmp_path: Path) -> No
 def test_torch_reads_a_team_that_talks(make_team, tmp_path: Path) -> None:
     policy = make_team("env=predator_prey/easy", "agent=ic3net")[1].export()
     foreign.write_torch(policy, tmp_path / "policy.pt2")
+    program = torch.export.load(tmp_path / "policy.pt2").module()
+    for rows in (1, 5):
+        inputs = policy.example(rows, seed=2)
+        assert close(policy(*inputs), program(*inputs))
 
 
 @needs_onnx
