@@ -129,6 +129,13 @@ def take(words: Sequence[str], names: Sequence[str]) -> tuple[dict[str, str], li
     return taken, rest
 
 
+def _refuse(words: Sequence[str], verb: str, known: Sequence[str]) -> None:
+    """Raise MarlError if there are words that a verb does not know."""
+    if words:
+        name = words[0].split("=")[0]
+        raise MarlError(f"{name} is not a setting of marl {verb}: use {', '.join(known)}")
+
+
 def whole(name: str, text: str, low: int) -> int:
     """A whole number of at least `low` from a command line word."""
     if not text.isdecimal() or int(text) < low:
@@ -197,9 +204,8 @@ def evaluate(words: Sequence[str]) -> None:
     if taken.get("video", "mp4") not in ("mp4", "gif"):
         raise FieldError("video", taken["video"], "give mp4 or gif")
     own = [word for word in rest if word.startswith(("channel=", "channel.", "agent."))]
-    if other := [word for word in rest if word not in own]:
-        known = ", ".join((*names, "channel", "agent.<field>"))
-        raise MarlError(f"{other[0].split('=')[0]} is not a setting of marl evaluate: use {known}")
+    other = [word for word in rest if word not in own]
+    _refuse(other, "evaluate", (*names, "channel", "agent.<field>"))
     if "run" not in taken:
         raise MarlError("run is missing: give run=<run folder>")
     from marl import measure
@@ -229,9 +235,8 @@ def attack(words: Sequence[str]) -> None:
     what = ("run", "attack", "episodes", "curve", "seed", "checkpoint", "video")
     names = (*what, "device", "threads", "trust")
     taken, rest = take(words, names)
-    if other := [word for word in rest if not word.startswith("attack.")]:
-        known = ", ".join((*names, "attack.<field>"))
-        raise MarlError(f"{other[0].split('=')[0]} is not a setting of marl attack: use {known}")
+    other = [word for word in rest if not word.startswith("attack.")]
+    _refuse(other, "attack", (*names, "attack.<field>"))
     for name, fix in (("run", "run=<run folder>"), ("attack", "attack=<name>, as attack=owr")):
         if name not in taken:
             raise MarlError(f"{name} is missing: give {fix}")
@@ -261,8 +266,7 @@ def export(words: Sequence[str]) -> None:
         return
     names = ("run", "format", "out", "checkpoint", "trust")
     taken, rest = take(words, names)
-    if rest:
-        raise MarlError(f"{rest[0].split('=')[0]} is not a setting of marl export: use {', '.join(names)}")
+    _refuse(rest, "export", names)
     for name, fix in (("run", "run=<run folder>"), ("format", "format=packed, onnx or torch")):
         if name not in taken:
             raise MarlError(f"{name} is missing: give {fix}")

@@ -12,12 +12,12 @@ it. The peer's own update and buffer run from a checkout that you give; nothing 
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from functools import partial
 from pathlib import Path
 
+from experiments.benchmarks.arguments import need_source, racing
 from experiments.benchmarks.interleave import (
     Row,
     Worker,
@@ -33,6 +33,7 @@ from experiments.claims import Derived, write_claim
 
 RAW = "experiments/fairdice/raw/speed.csv"
 COMMAND = "python -m experiments.benchmarks.fairdice"
+PEER_CODE = "ku-dmlab/FairDICE"
 SIZES = ((256, 2), (768, 3))  # the code's defaults, and its run script's
 SIDES = ("marl", "jax")
 HOPPER = {"obs": 11, "actions": 3, "objectives": 2, "rows": 50_000}
@@ -90,21 +91,17 @@ def claims() -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--peer-source", help="checkout of ku-dmlab/FairDICE")
-    parser.add_argument("--smoke", action="store_true", help="tiny, on a busy machine; keeps nothing")
-    parser.add_argument("--table", action="store_true", help="claims from the raw file as it is")
+    parser = racing(COMMAND, __doc__, PEER_CODE)
     arguments = parser.parse_args()
     if arguments.table:
         claims()
         return
-    if arguments.peer_source is None:
-        parser.error("give --peer-source <checkout of ku-dmlab/FairDICE>: it is no package")
+    source = need_source(parser, arguments, PEER_CODE)
     if arguments.smoke:
-        measure(arguments.peer_source, ((32, 2),), repetitions=1, seconds=0.5)
+        measure(source, ((32, 2),), repetitions=1, seconds=0.5)
         return
     require_quiet()
-    write_rows(ROOT / RAW, measure(arguments.peer_source, SIZES, repetitions=5, seconds=4.0))
+    write_rows(ROOT / RAW, measure(source, SIZES, repetitions=5, seconds=4.0))
     claims()
 
 

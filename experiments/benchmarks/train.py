@@ -11,7 +11,6 @@ double-Q target per step, both processors, measured while learning.
 
 from __future__ import annotations
 
-import argparse
 import re
 import statistics
 import sys
@@ -19,6 +18,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+from experiments.benchmarks.arguments import need_source, racing
 from experiments.benchmarks.interleave import (
     Row,
     Worker,
@@ -37,6 +37,7 @@ from marl.files import write_atomic
 RAW = "experiments/ground/raw/train.csv"
 RAW_SPLIT = "experiments/ground/raw/train_split.csv"
 COMMAND = "python -m experiments.benchmarks.train"
+PEER_CODE = "FLAIROx/JaxMARL"
 ENVS, LENGTH, SEQUENCES, UPDATES, HIDDEN = 16, 128, 32, 8, 64
 MIXERS = {"pymarl": (32, 64), "jaxmarl": (64, 256)}  # features of the mixing layer and the hypernetworks
 CASES = (("3m", "pymarl"), ("3m", "jaxmarl"), ("2s3z", "pymarl"))
@@ -186,23 +187,17 @@ def claims(fresh: bool = True) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--peer-source", help="checkout of FLAIROx/JaxMARL")
-    parser.add_argument("--smoke", action="store_true", help="one case on a busy machine; keeps nothing")
-    parser.add_argument(
-        "--table", action="store_true", help="claims and table from the raw files as they are"
-    )
+    parser = racing(COMMAND, __doc__, PEER_CODE)
     arguments = parser.parse_args()
     if arguments.table:
         publish(fresh=False)
         return
-    if arguments.peer_source is None:
-        parser.error("give --peer-source <checkout of FLAIROx/JaxMARL>: its learners are not in its package")
+    source = need_source(parser, arguments, PEER_CODE)
     if arguments.smoke:
-        measure(arguments.peer_source, CASES[:1], repetitions=1, seconds=2.0)
+        measure(source, CASES[:1], repetitions=1, seconds=2.0)
         return
     require_quiet()
-    rows, parts = measure(arguments.peer_source, CASES, repetitions=5, seconds=4.0)
+    rows, parts = measure(source, CASES, repetitions=5, seconds=4.0)
     write_rows(ROOT / RAW, rows)
     write_rows(ROOT / RAW_SPLIT, parts)
     print(split_table(ROOT / RAW_SPLIT))

@@ -13,7 +13,6 @@ apart, two layers of 64 features with tanh and no LayerNorm, no agent id. Ours a
 
 from __future__ import annotations
 
-import argparse
 import statistics
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -21,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from experiments.benchmarks.arguments import need_source, racing
 from experiments.benchmarks.interleave import (
     Row,
     Worker,
@@ -38,6 +38,7 @@ from experiments.claims import Derived, made_before, write_claim
 RAW = "experiments/worlds/raw/train_ippo.csv"
 RAW_LEARNING = "experiments/worlds/raw/train_ippo_learning.csv"
 COMMAND = "python -m experiments.benchmarks.train_ippo"
+PEER_CODE = "FLAIROx/JaxMARL"
 ENVS = (16, 256)
 SIDES = ("marl", "jaxmarl")
 OURS, PEER = SIDES
@@ -142,11 +143,8 @@ def claims(fresh: str = "") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog=COMMAND, description=__doc__)
-    parser.add_argument("--peer-source", help="checkout of FLAIROx/JaxMARL")
-    parser.add_argument("--smoke", action="store_true", help="tiny, on a busy machine; keeps nothing")
+    parser = racing(COMMAND, __doc__, PEER_CODE)
     parser.add_argument("--learning", action="store_true", help="train five seeds; nothing is timed")
-    parser.add_argument("--table", action="store_true", help="claims from the raw files as they are")
     arguments = parser.parse_args()
     if arguments.table:
         claims()
@@ -157,14 +155,13 @@ def main() -> None:
         write_rows(ROOT / RAW_LEARNING, learning)
         claims(fresh=RAW_LEARNING)
         return
-    if arguments.peer_source is None:
-        parser.error("give --peer-source <checkout of FLAIROx/JaxMARL>: its learners are not in its package")
+    source = need_source(parser, arguments, PEER_CODE)
     if arguments.smoke:
-        measure(arguments.peer_source, (16,), repetitions=1, seconds=1.0)
+        measure(source, (16,), repetitions=1, seconds=1.0)
         learn(0, 40_000)
         return
     require_quiet()
-    write_rows(ROOT / RAW, measure(arguments.peer_source, ENVS, repetitions=5, seconds=3.0))
+    write_rows(ROOT / RAW, measure(source, ENVS, repetitions=5, seconds=3.0))
     claims(fresh=RAW)
 
 
