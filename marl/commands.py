@@ -288,10 +288,7 @@ def export_dataset(words: Sequence[str]) -> None:
     names = ("run", "out", "episodes", "explore", "random", "scaled", "memory", "seed", "checkpoint", "trust")
     taken, rest = take(words, names)
     world, rest = [w for w in rest if w.startswith("env.")], [w for w in rest if not w.startswith("env.")]
-    if rest:
-        word = rest[0].split("=")[0]
-        known = ", ".join((*names, "env.<field>"))
-        raise MarlError(f"{word} is not a setting of marl export-dataset: use {known}")
+    _refuse(rest, "export-dataset", (*names, "env.<field>"))
     for name, fix in (("run", "run=<run folder>"), ("out", "out=<folder of the data set>")):
         if name not in taken:
             raise MarlError(f"{name} is missing: give {fix}")
