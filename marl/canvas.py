@@ -124,9 +124,7 @@ class Canvas:
         distance = np.hypot(px - x0 - along * dx, py - y0 - along * dy) - half
         self._blend(rows, columns, 0.5 - distance, colour, alpha)
 
-    def box(
-        self, x0: float, y0: float, x1: float, y1: float, colour: Colour, alpha: float = 1.0
-    ) -> None:
+    def box(self, x0: float, y0: float, x1: float, y1: float, colour: Colour, alpha: float = 1.0) -> None:
         """A filled rectangle, edges rounded to whole pixels."""
         left, right = (int(np.clip(round(v), 0, self.width)) for v in (x0, x1))
         top, bottom = (int(np.clip(round(v), 0, self.height)) for v in (y0, y1))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
-import os
+import re
 import sys
 import textwrap
 from collections.abc import Iterable, Sequence
@@ -332,7 +332,7 @@ def study(words: Sequence[str]) -> None:
     about = str(runner.__doc__).split("\n\n", 1)[1]
     if _wants_help(words, _STUDY_HELP.format(file=about)):
         return
-    files = [word for word in words if "=" not in os.path.basename(word) and not word.startswith("-")]
+    files = [word for word in words if not re.match(r"[\w.+~@-]+=|-", word)]
     if len(files) != 1:
         raise MarlError("marl study takes one study file: marl study <file.yaml> key=value ...")
     settings = [word for word in words if word != files[0]]

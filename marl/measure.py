@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from marl import checkpoint, compose, config, files, plots
 from marl.config import RunConfig
@@ -123,6 +124,8 @@ def evaluate_run(
     prepare_process(cfg)
     chosen = cfg.seed if seed is None else seed
     agent = load_agent(cfg, saved)
+    said = _conversation(agent, cfg, chosen) if talk else None  # both refuse before the episodes are played
+    frames = _film(agent, cfg, chosen, explore, film) if film else []
     measured = play(agent, cfg, episodes=episodes, seed=chosen, explore=explore)
     out = measured.lists()
     print(f"{cfg.run_id}, checkpoint {saved.step}, {episodes} episodes, seed {chosen}, explore {explore:g}")
@@ -133,31 +136,38 @@ def evaluate_run(
         print(f"  {name:<14} {value:.4f}{between}")
     about = {"run_id": cfg.run_id, "checkpoint": saved.step, "seed": chosen, "explore": explore}
     about |= {"overrides": list(words)} if words else {}
-    name = "-".join([f"{saved.step}-s{chosen}-e{explore:g}", *(re.sub(r"[^\w.=,]+", "_", w) for w in words)])
+    what = f"{saved.step}-s{chosen}-e{explore:g}-n{episodes}"
+    name = "-".join([what, *(re.sub(r"[^\w.=,]+", "_", w) for w in words)])
     path = folder / f"evaluation-{name}.json"
     files.write_json(path, {**about, "episodes": out})
     print(f"  written to {path}")
-    if cfg.channel is not None and not any(out.get("link.messages", ())):
-        print(f"  channel     it changed nothing: {config.label(cfg.agent)} sent no messages")
-    if talk:
-        said = conversation(
-            agent,
-            cfg.env,
-            rng=Rng(chosen, "final"),
-            device=torch.device(cfg.device),
-            threads=cfg.threads,
-            channel=cfg.channel,
-        )
-        if not said:
-            raise FieldError("talk", "true", f"{config.label(cfg.agent)} sends no messages; leave it out")
+    if (nothing := report.silence(cfg, out)) is not None:
+        print(nothing)
+    if said is not None:
         figure = plots.conversation(*said, title=f"{cfg.run_id}, first episode")
         print(f"  picture     {plots.save(figure, folder / f'talk-{name}.png')}")
     if film:
-        try:
-            frames = report.film(cfg, agent, Rng(chosen, "final"), explore)
-        except NotImplementedError as error:
-            fix = f"this world draws no pictures ({error}); leave it out"
-            raise FieldError("video", film, fix) from error
         write = {"gif": video.gif, "mp4": video.mp4}[film]
         print(f"  video       {write(frames, folder / f'team-{name}.{film}')}")
     return out
+
+
+def _conversation(agent: Agent, cfg: RunConfig, seed: int) -> tuple[Tensor, Tensor]:
+    """Who talks to whom in the first episode. Raises FieldError where nobody does."""
+    device = torch.device(cfg.device)
+    settings: dict[str, Any] = {"device": device, "threads": cfg.threads, "channel": cfg.channel}
+    said = conversation(agent, cfg.env, rng=Rng(seed, "final"), **settings)
+    if said is None:
+        raise FieldError("talk", "true", f"{config.label(cfg.agent)} sends no messages; leave it out")
+    return said
+
+
+def _film(agent: Agent, cfg: RunConfig, seed: int, explore: float, kind: str) -> list[np.ndarray]:
+    """Pictures of the first episodes. Raises FieldError where the world cannot be drawn."""
+    from marl import report
+
+    try:
+        return report.film(cfg, agent, Rng(seed, "final"), explore)
+    except NotImplementedError as error:
+        fix = f"this world draws no pictures ({error}); leave it out"
+        raise FieldError("video", kind, fix) from error

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from marl import plots, video
-from marl.config import RunConfig
+from marl.config import RunConfig, label
 from marl.evaluate import for_evaluation, record
 from marl.progress import duration
 from marl.rng import Rng
@@ -55,7 +55,19 @@ def summary(cfg: RunConfig, out: Mapping[str, Any]) -> list[str]:
         f"  pictures    {', '.join(str(folder / name) for name in listed) or 'none'}",
         f"  metrics     {', '.join(metrics)}",
         f"  evaluate    marl evaluate run={folder}",
+        *filter(None, [silence(cfg, {name: rows[0] for name, rows in final.items()})]),
     ]
+
+
+def silence(cfg: RunConfig, episodes: Mapping[str, Sequence[float]]) -> str | None:
+    """A line that says that a channel was asked for and nobody used it, or None.
+
+    Args:
+        episodes: numbers of the last evaluation by name, an entry per episode.
+    """
+    if cfg.channel is None or not episodes or any(episodes.get("link.messages", ())):
+        return None
+    return f"  channel     it changed nothing: {label(cfg.agent)} sent no messages"
 
 
 def pictures(

@@ -120,9 +120,7 @@ def from_file(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any
             raise unknown(str(key), _FILE_KEYS, "", str(path))
     node = {str(k): v for k, v in node.items()} | dict(given or {})
     name, workers, threads = str(node.get("name", path.stem)), node.get("workers"), node.get("threads", 1)
-    require(
-        _NAME.fullmatch(name) is not None, "name", name, "start with a letter; letters, digits, _ and -"
-    )
+    require(_NAME.fullmatch(name) is not None, "name", name, "start with a letter; letters, digits, _ and -")
     require(workers is None or _is_whole(workers), "workers", workers, "give a whole number of 1 or more")
     require(_is_whole(threads), "threads", threads, "give a whole number of 1 or more")
     runs_dir = Path(node.get("runs_dir") or "runs") / name

@@ -318,7 +318,7 @@ def test_a_trained_team_is_measured_over_any_channel(tmp_path, monkeypatch, caps
     )
     assert cli.main(["evaluate", "run=runs/run", "episodes=6"]) == 0
     run = tmp_path / "runs" / "run"
-    own = json.loads((run / "evaluation-256-s0-e0.json").read_bytes())
+    own = json.loads((run / "evaluation-256-s0-e0-n6.json").read_bytes())
     final = json.loads((run / "results.json").read_bytes())["final"]
     assert own["episodes"] == {name: rows[0] for name, rows in final.items()}
     assert "overrides" not in own
@@ -328,11 +328,22 @@ def test_a_trained_team_is_measured_over_any_channel(tmp_path, monkeypatch, caps
         (["channel=perfect"], "channel=perfect"),
     ):
         assert cli.main(["evaluate", "run=runs/run", "episodes=6", *words]) == 0, capsys.readouterr().err
-        found = json.loads((run / f"evaluation-256-s0-e0-{name}.json").read_bytes())["episodes"]
+        found = json.loads((run / f"evaluation-256-s0-e0-n6-{name}.json").read_bytes())["episodes"]
         lost = sum(found["link.messages"]) - sum(found["link.delivered"])
         assert (lost == sum(found["link.messages"])) == ("loss=1.0" in name)
         assert (lost == 0) == (name == "channel=perfect")
-    assert (run / "talk-256-s0-e0-channel=bernoulli-channel.loss=1.0.png").is_file()
+    assert (run / "talk-256-s0-e0-n6-channel=bernoulli-channel.loss=1.0.png").is_file()
     assert "it changed nothing" not in capsys.readouterr().out
     assert cli.main(["evaluate", "run=runs/run", "episodes=6", "channel=heavy", "agent.messages=false"]) == 0
     assert "it changed nothing: ic3net sent no messages" in capsys.readouterr().out
+
+
+def test_a_channel_that_nobody_uses_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["env=relay_game", "threads=1", "logger=none", "video=false", "total_steps=40", "num_envs=2"]
+    words += ["agent=ippo", "evaluation.final_episodes=2", "channel=heavy"]
+    assert cli.main(["train", *words]) == 0
+    said = "it changed nothing: ippo sent no messages"
+    assert said in capsys.readouterr().err
+    assert cli.main(["train", *words[:-3], "agent=ic3net", "agent.gate=open", *words[-2:]]) == 0
+    assert said.replace("ippo", "ic3net") not in capsys.readouterr().err

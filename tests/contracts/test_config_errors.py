@@ -160,3 +160,8 @@ def test_a_wrong_study_file_is_one_sentence(
     for part in parts:
         assert part in shown
     assert [p.name for p in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_a_studys_folder_is_no_second_study_file(capsys):
+    shown = fail(["study", "nowhere/s.yaml", "runs_dir=/tmp/runs"], capsys)
+    assert "study='nowhere/s.yaml' cannot be used" in shown

@@ -43,13 +43,13 @@ def test_evaluate_repeats_the_final_episodes_of_a_run(marl: Marl) -> None:
     before = (run / "results.json").read_bytes()
     shown = marl.run("evaluate", "run=runs/run", "episodes=8")
     assert "8 episodes, seed 4, explore 0" in shown
-    found = json.loads((run / "evaluation-400-s4-e0.json").read_bytes())
+    found = json.loads((run / "evaluation-400-s4-e0-n8.json").read_bytes())
     final = json.loads(before)["final"]
     assert found["episodes"] == {name: rows[0] for name, rows in final.items()}
     assert found["checkpoint"] == 400
     filmed = marl.run("evaluate", "run=runs/run", "episodes=8", "seed=5", "explore=0.5", "video=gif")
-    assert "team-400-s5-e0.5.gif" in filmed
-    assert (run / "team-400-s5-e0.5.gif").read_bytes()[:4] == b"GIF8"
-    other = json.loads((run / "evaluation-400-s5-e0.5.json").read_bytes())
+    assert "team-400-s5-e0.5-n8.gif" in filmed
+    assert (run / "team-400-s5-e0.5-n8.gif").read_bytes()[:4] == b"GIF8"
+    other = json.loads((run / "evaluation-400-s5-e0.5-n8.json").read_bytes())
     assert other["episodes"] != found["episodes"]
     assert (run / "results.json").read_bytes() == before
