@@ -35,7 +35,7 @@ _NOT_IDENTITY = (
     "trust",
     "video",
 )  # change no number of a run
-# Metadata of a field that came after runs had been published: None leaves no trace in a config and its hash.
+# Metadata of a field that came after runs had been published: its default leaves no trace in a config's hash.
 QUIET = {"quiet": True}
 _RUN_ID = re.compile(r"[A-Za-z][A-Za-z0-9_.-]{0,119}")  # a letter first: 12e45678 would be read as a number
 
@@ -80,7 +80,7 @@ def unmake(config: Any) -> dict[str, Any]:
     hints = typing.get_type_hints(cls)
     out: dict[str, Any] = {"_target_": f"{cls.__module__}.{cls.__qualname__}"}
     for f in dataclasses.fields(config):
-        quiet = f.metadata.get("quiet") and getattr(config, f.name) is None
+        quiet = f.metadata.get("quiet") and getattr(config, f.name) == f.default
         if f.init and not quiet:
             out[f.name] = _plain_value(getattr(config, f.name), hints[f.name])
     return out

@@ -41,6 +41,7 @@ class Widget:
     names: list[str] = field(default_factory=list)
     table: Mapping[str, int] = field(default_factory=dict)
     inner: Inner = field(default_factory=Inner)
+    later: float = field(default=2.0, metadata=config.QUIET)
 
 
 def make(**values: Any) -> Widget:
@@ -173,6 +174,15 @@ def test_the_hash_follows_what_shapes_the_numbers_and_nothing_else() -> None:
         other_env,
     ):
         assert run_config(**other).hash != base.hash
+
+
+def test_a_field_that_came_later_leaves_no_trace_at_its_default() -> None:
+    base = run_config()
+    assert "later" not in base.to_dict()["env"]
+    assert run_config(env={"_target_": TARGET, "whole": 1, "later": 2}).hash == base.hash
+    changed = run_config(env={"_target_": TARGET, "whole": 1, "later": 3})
+    assert changed.hash != base.hash
+    assert config.load(changed.to_dict(), trust=[HERE]) == changed
 
 
 def test_run_ids_are_deterministic_readable_and_start_with_a_letter() -> None:

@@ -162,7 +162,7 @@ class SchedNet(QTeam):
         with torch.no_grad():
             late_BTN = self._late_generator(batch.obs_BTNO)
             future_BT1 = self._late_critic(batch.state_BTS, average_BTN, late_BTN)
-            ends = batch.terminated_BT, batch.filled_BT
+            ends = self._ended(batch), batch.filled_BT
             target_BT1 = nstep_returns(
                 self._reward(batch, 1), future_BT1, *ends, gamma=self.config.gamma, steps=1
             )

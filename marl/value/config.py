@@ -26,6 +26,12 @@ class ValueConfig:
     trace: float = 0.6  # lambda of returns=lambda, [0, 1]; 0 is one step; PyMARL2
     steps: int = 1  # n of returns=nstep, >= 1; PyMARL
     td_loss: Literal["squared", "huber"] = "squared"  # mean over filled steps; squared: PyMARL
+    # Values are learned of this times the reward, > 0. CHOICE: PyMARL has none, its world scales its rewards;
+    # on navigation, whose returns are around -60, teams stand still with 1 and learn with 0.1.
+    reward_scale: float = field(default=1.0, metadata=QUIET)
+    # A return ends at an episode's step limit, or is bootstrapped there (PyMARL). CHOICE: where nothing else ends
+    # an episode no value is ever certain, and QMIX's may grow without bound (experiments/worlds/README.md).
+    limit_ends: bool = field(default=False, metadata=QUIET)
 
     optimiser: Literal["adam", "rmsprop"] = "adam"  # PyMARL: rmsprop; PyMARL2: adam
     learning_rate: float = 1e-3  # > 0; PyMARL: 5e-4; PyMARL2: 1e-3
@@ -50,6 +56,7 @@ class ValueConfig:
         require(0 < self.target_tau <= 1, "target_tau", self.target_tau, "give a number in (0, 1]")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, above)
         require(self.max_grad_norm > 0, "max_grad_norm", self.max_grad_norm, above)
+        require(self.reward_scale > 0, "reward_scale", self.reward_scale, above)
         require(self.optimiser_eps >= 0, "optimiser_eps", self.optimiser_eps, "give a number >= 0")
         for name in ("hidden", "steps", "target_every"):
             require(getattr(self, name) >= 1, name, getattr(self, name), from1)

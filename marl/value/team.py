@@ -266,7 +266,7 @@ class QTeam:
             chooser = q_BTNA if c.double_q else target_q_BTNA
             best_BTN = double_q_actions(chooser, batch.avail_BTNA)
             future_BTM = self._mix(self.target, target_q_BTNA, best_BTN, batch.avail_BTNA, batch.state_BTS)
-            ends = batch.terminated_BT, batch.filled_BT
+            ends = self._ended(batch), batch.filled_BT
             reward_BTM = self._reward(batch, value_BTM.shape[-1])
             if c.returns == "lambda":
                 target_BTM = lambda_returns(reward_BTM, future_BTM, *ends, gamma=c.gamma, trace=c.trace)
@@ -287,13 +287,17 @@ class QTeam:
         )
         return nets.mixer(joint)
 
-    @staticmethod
-    def _reward(batch: Batch, M: int) -> Tensor:
-        """Rewards (B, T, M). CHOICE: a joint value of a world with rewards per agent learns their sum."""
+    def _ended(self, batch: Batch) -> Tensor:
+        """After which transitions nothing more is worth anything, bool (B, T)."""
+        return batch.terminated_BT | batch.truncated_BT if self.config.limit_ends else batch.terminated_BT
+
+    def _reward(self, batch: Batch, M: int) -> Tensor:
+        """Scaled rewards (B, T, M). CHOICE: a joint value learns the sum of rewards per agent."""
         if batch.reward_BT is not None:
-            return batch.reward_BT[:, :, None].expand(-1, -1, M)
+            return self.config.reward_scale * batch.reward_BT[:, :, None].expand(-1, -1, M)
         assert batch.agent_reward_BTN is not None
-        return batch.agent_reward_BTN if M > 1 else batch.agent_reward_BTN.sum(-1, keepdim=True)
+        own_BTN = self.config.reward_scale * batch.agent_reward_BTN
+        return own_BTN if M > 1 else own_BTN.sum(-1, keepdim=True)
 
     # Persistence
 

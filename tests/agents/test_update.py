@@ -220,6 +220,30 @@ def test_truncation_bootstraps_and_termination_does_not(make_spec, make_batch):
     assert (bootstrapped - cut)[filled].abs().min() > 1e-6
 
 
+def test_limit_ends_makes_a_truncation_an_end(make_spec, make_batch):
+    """The target of a last transition is its reward alone, every other target as it was."""
+    spec = make_spec()
+    batch = make_batch(spec)
+    assert batch.truncated_BT.any()
+    assert batch.terminated_BT.any()
+    default, ends = (_build(spec, returns="nstep", limit_ends=given) for given in (False, True))
+    bootstrapped, cut = (_values_and_targets(team, batch)[1][..., 0] for team in (default, ends))
+    torch.testing.assert_close(cut[batch.truncated_BT], batch.reward_BT[batch.truncated_BT])
+    assert (bootstrapped - cut)[batch.truncated_BT].abs().min() > 1e-6
+    rest = batch.filled_BT & ~batch.truncated_BT
+    assert torch.equal(cut[rest], bootstrapped[rest])
+
+
+@pytest.mark.parametrize("name", ["iql", "qmix"])
+def test_scaled_rewards_are_learned_as_if_the_world_gave_them(make_spec, make_batch, name):
+    spec = make_spec()
+    batch = make_batch(spec)
+    by_option = _values_and_targets(_build(spec, name, reward_scale=0.1), batch)[1]
+    batch.reward_BT *= 0.1
+    by_world = _values_and_targets(_build(spec, name), batch)[1]
+    torch.testing.assert_close(by_option, by_world)
+
+
 def test_state_reward_and_end_keep_the_order_of_sequences(make_spec, make_batch):
     """Permuting the sequences of a batch permutes values and targets, and nothing else."""
     spec = make_spec()
@@ -319,6 +343,7 @@ def test_a_state_of_another_configuration_is_refused(make_spec):
     [
         {"gamma": 1.1}, {"trace": -0.1}, {"hidden": 0}, {"learning_rate": 0.0}, {"returns": "td"},
         {"target_tau": 0.0}, {"optimiser": "sgd"}, {"embed": 0}, {"steps": 0}, {"td_loss": "l1"},
+        {"reward_scale": 0.0},
     ],
 )  # fmt: skip
 def test_bad_values_name_their_field(wrong):
