@@ -29,8 +29,8 @@ class ValueConfig:
     # Values are learned of this times the reward, > 0. CHOICE: PyMARL has none, its world scales its rewards;
     # on navigation, whose returns are around -60, teams stand still with 1 and learn with 0.1.
     reward_scale: float = field(default=1.0, metadata=QUIET)
-    # A return ends at an episode's step limit, or is bootstrapped there (PyMARL). CHOICE: where nothing else ends
-    # an episode no value is ever certain, and QMIX's may grow without bound (experiments/worlds/README.md).
+    # A return ends at an episode's step limit, or is bootstrapped there (PyMARL). CHOICE: where nothing else
+    # ends an episode no value is certain, and QMIX's may grow without bound (experiments/worlds/README.md).
     limit_ends: bool = field(default=False, metadata=QUIET)
 
     optimiser: Literal["adam", "rmsprop"] = "adam"  # PyMARL: rmsprop; PyMARL2: adam
