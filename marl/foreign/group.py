@@ -15,6 +15,10 @@ from marl.foreign.blocks import Blocks
 from marl.foreign.copy import Copy
 from marl.foreign.load import Kind, open_env
 from marl.foreign.plan import Plan
+from marl.foreign.whose import whose
+
+# What foreign code may raise. SystemExit too (sys.exit, argparse): it would end the run without a word.
+_CRASHES = (Exception, SystemExit)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +61,10 @@ class Group:
             raise
         except EnvError as error:
             raise EnvError(f"env.target={job.target!r} cannot be used: {error}") from error
-        except Exception as error:
-            raise EnvError(f"env.target={job.target!r} could not be opened: {describe(error)}") from error
+        except _CRASHES as error:
+            agents = getattr(self.envs[-1], "possible_agents", None) if self.envs else None
+            what = describe(error) + whose(error, agents or ())
+            raise EnvError(f"env.target={job.target!r} could not be opened: {what}") from error
 
     def attach(self, plan: Plan, blocks: Blocks, limit: int) -> None:
         """Begin to write into the blocks.
@@ -85,9 +91,10 @@ class Group:
                 do(copy)
             except EnvError as error:
                 raise EnvError(f"{place(self.job.target, self.blocks, copy.index)}: {error}") from error
-            except Exception as error:
+            except _CRASHES as error:
                 where = place(self.job.target, self.blocks, copy.index)
-                raise EnvError(f"{where}: it crashed with {describe(error)}") from error
+                what = describe(error) + whose(error, copy.ids)
+                raise EnvError(f"{where}: it crashed with {what}") from error
 
     def render(self, index: int) -> np.ndarray:
         """RGB picture of a copy."""

@@ -6,6 +6,7 @@ Three agents of unequal spaces; the scout dies at step 3, the late one joins at 
 from __future__ import annotations
 
 import os
+import sys
 import time
 
 import numpy as np
@@ -36,6 +37,8 @@ class Camp(ParallelEnv):
         return OBS[agent]
 
     def action_space(self, agent):
+        if self.fault == "undeclared" and agent == "late":
+            raise RuntimeError("not yet")
         return ACTIONS[agent]
 
     def _observe(self, agents):
@@ -72,7 +75,7 @@ class Camp(ParallelEnv):
             assert ACTIONS[agent].contains(action), (agent, action)
         self.t += 1
         if self.t == self.at:
-            self._go_wrong()
+            self._go_wrong(actions)
         acted, over = list(self.agents), self.t >= self.length
         rewards = {a: float(actions[a]) + 10 * i for i, a in enumerate(acted)}
         if self.fault == "reward" and self.t == self.at:
@@ -90,9 +93,18 @@ class Camp(ParallelEnv):
             self.agents.append("nobody")
         return observations, rewards, terminated, truncated, {a: {} for a in observations}
 
-    def _go_wrong(self):
+    def _go_wrong(self, actions):
         if self.fault == "crash":
             raise ZeroDivisionError("the camp is on fire")
+        if self.fault == "exit":
+            sys.exit("the camp is closed")
+        for who in actions:
+            self._feed(who)
+
+    def _feed(self, who):
+        agent = "a tent"  # no agent, whatever it is called
+        if self.fault == "stumble" and who == "guard":
+            raise LookupError(f"{agent} has no food")
         if self.fault == "kill":
             os.kill(os.getpid(), 9)
         if self.fault == "hang":
@@ -104,6 +116,10 @@ class Camp(ParallelEnv):
 
 def make(**kwargs):
     return Camp(**kwargs)
+
+
+def leave():
+    sys.exit(2)  # as argparse does with words it does not know
 
 
 class Arms(ParallelEnv):

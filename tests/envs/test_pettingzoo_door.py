@@ -14,6 +14,7 @@ import torch
 
 from marl.envs.pettingzoo import Config
 from marl.errors import EnvError, FieldError
+from marl.foreign.group import whose
 from marl.pettingzoo import parallel
 from marl.rng import Rng
 from marl.types import Box, Discrete
@@ -257,6 +258,66 @@ def test_a_broken_promise_names_agent_and_step(fault):
     with pytest.raises(EnvError) as raised:
         env.step(cycle(ts))
     assert str(raised.value) == f"env 0 of camp:make, step 2 of its episode 0: {WRONG[fault]}"
+
+
+CRASHES = {
+    "crash": "ZeroDivisionError: the camp is on fire",
+    "exit": "SystemExit: the camp is closed",  # which would end the run without a word
+    "stumble": "LookupError: a tent has no food, where who is 'guard'",
+}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+@pytest.mark.parametrize("fault", CRASHES)
+def test_a_crash_names_the_agent_where_the_traceback_tells(fault, workers):
+    env = build(1, workers, kwargs={"fault": fault})
+    ts = env.step(cycle(env.reset(Rng(0))))
+    with pytest.raises(EnvError) as raised:
+        env.step(cycle(ts))
+    where = "env 0 of camp:make, step 2 of its episode 0: it crashed with "
+    assert str(raised.value).partition(" (traceback: ")[0] == where + CRASHES[fault]
+
+
+def test_whose_crash_it_was():
+    def step(agent, text, other):
+        raise ValueError(text, other)
+
+    def loop(agents):
+        for agent in agents:
+            if agent == "lamb":
+                raise ValueError(agent)
+
+    def after(agents):
+        for agent in agents:  # when it is over, its variable says nothing
+            assert agent
+        raise ValueError(agent)
+
+    def comprehended(agents):
+        return [int(a) for a in agents]
+
+    def told(agents, crash, *values):
+        with pytest.raises(ValueError) as raised:  # noqa: PT011 - whatever they say
+            crash(*values)
+        return whose(raised.value, agents)
+
+    names, numbers = ["dog", "lamb"], [0, 1]
+    assert told(names, step, "lamb", "dog", 1) == ", where agent is 'lamb'"
+    assert told(names, step, np.zeros(2), "dog", 1) == ", where text is 'dog'"
+    assert told(names, step, None, "dog", "lamb") == ""
+    assert told(numbers, step, 1, "dog", 0) == ", where agent is '1'"
+    assert told(numbers, step, True, "dog", 0) == ""
+    assert told(names, loop, names) == ", where agent is 'lamb'"
+    assert told(names, after, names) == ""
+    if sys.version_info < (3, 12):  # later ones keep no variables of a comprehension
+        assert told(names, comprehended, names) == ", where a is 'dog'"
+
+
+def test_a_factory_that_fails_is_one_sentence():
+    opened = "^env.target='camp:make' could not be opened: "
+    with pytest.raises(EnvError, match=opened + "RuntimeError: not yet, where agent is 'late'"):
+        build(kwargs={"fault": "undeclared"})
+    with pytest.raises(EnvError, match=opened.replace("camp:make", "camp:leave") + "SystemExit: 2"):
+        build(target="camp:leave")
 
 
 def test_changed_spaces_are_refused():
