@@ -6,6 +6,9 @@
 | m_i, C | Mean, C of CommNetwork | m_i = C (1 / (alive - 1)) sum_{j != i} g_j h_j (eq. 3) |
 | LSTM | lstm of CommNetwork | h_i', c_i' = LSTM(e(o_i) + m_i, h_i, c_i) (eq. 4) |
 
+DEVIATION: in the released code an agent that is silent hears nothing either (its gate is multiplied on both
+sides of a message); here, as in eq. 3, the gate is the sender's alone. With `gate: open` they agree.
+
 `messages: false` is IRIC (with `own_rewards: false` IC): the same network, and nothing is ever sent.
 
 Reference: Singh, Jain, Sukhbaatar, "Learning when to Communicate at Scale in Multiagent Cooperative and

@@ -9,8 +9,8 @@ All rows of an env end together, when its episode does. Its final observation is
 ("terminal_observation"), with "TimeLimit.truncated" where the step limit cut it off: SB3 bootstraps there.
 
 CHOICE: rows of agents that are dead or absent go on to the end of the episode, with whatever their
-availability leaves them, and get the team's reward: so that what an agent did before it died is credited
-with how the episode ended. SB3 has no masks, so that their transitions are learned from too.
+availability leaves them, and get the team's reward, or their own: so that what an agent did before it died is
+credited with how the episode ended. SB3 has no masks, so that their transitions are learned from too.
 CHOICE: an unavailable action is replaced by the available one that the policy scores best; SB3 learns as if
 it had taken the action that it chose.
 """

@@ -175,8 +175,9 @@ class TrafficJunction:
         point_BN = (nth_BP[:, None] <= rank_BN[..., None]).sum(-1)  # whose arrival has this rank
         route_BN = point_BN * K + (_unit(choice_BN) * K).long()
         self.route_BN = torch.where(new_BN, route_BN, self.route_BN)
-        # Way, wait and last action of a free slot are zero already. IC3Net's code keeps the last action of
-        # the slot's car before: the same, since a car leaves by gas.
+        # Way, wait and last action of a free slot are zero already. DEVIATION: in IC3Net's code a car begins
+        # with the last action of the slot's car before, and that one's last gas, by which it left, is not
+        # noted: a newcomer may seem to have braked.
         self.alive_BN = self.alive_BN | new_BN
 
     def _look(self) -> _View:

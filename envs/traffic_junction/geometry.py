@@ -55,8 +55,9 @@ class Level:
     p_end: float
 
 
-# Geometry and limits: released code of IC3Net. N and p_end: its paper, as MAGIC's authors give them. p_start:
-# released code of DICG. CHOICE: the hard task lasts 80 steps as in IC3Net and MAGIC; DICG has 60, CommNet 40.
+# Geometry, limits, N and rates: released code of IC3Net and the commands of its README, but for p_end of
+# medium, there 0.02 (below p_start); 0.2 is the paper's, as MAGIC's authors give it. CHOICE: the hard task
+# lasts 80 steps as in IC3Net and MAGIC; DICG has 60, CommNet 40.
 LEVELS = {
     "easy": Level(
         size=7, rows=((3,),), columns=((3,),), points=((0, 3), (3, 0)), codes=12, turns=False,
