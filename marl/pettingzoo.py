@@ -179,6 +179,8 @@ class NativeParallelEnv(ParallelEnv[str, Any, Any]):
                 value = np.asarray(actions[agent], np.float32)
                 if value.shape != space.shape:
                     raise MarlError(f"action of {agent!r} has shape {value.shape}: it needs {space.shape}")
+                if np.isnan(value).any():  # nothing to cut to the Box: it would spread through the world
+                    raise MarlError(f"action of {agent!r} is {value.tolist()}: give numbers")
                 out[i, : value.size] = np.clip(value, space.low, space.high)
                 illegal_N[i] = not space.contains(value)
                 continue

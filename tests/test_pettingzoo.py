@@ -9,6 +9,7 @@ from pettingzoo.utils.conversions import parallel_to_aec
 
 from marl.envs.battle import Config, scripted
 from marl.envs.matrix_game import Config as MatrixGame
+from marl.envs.navigation import Config as Navigation
 from marl.errors import MarlError
 from marl.pettingzoo import parallel
 from marl.rng import Rng
@@ -155,6 +156,10 @@ def test_wrong_use_is_one_sentence():
         env.step({env.agents[0]: 1})
     with pytest.raises(MarlError, match="is 99: it must be in"):
         env.step(dict.fromkeys(env.agents, 99))
+    steered = parallel(Navigation(actions="continuous"))
+    steered.reset(seed=0)
+    with pytest.raises(MarlError, match=r"^action of 'agent_1' is \[nan, 0.0.*: give numbers$"):
+        steered.step({a: np.array([np.nan if a == "agent_1" else 1, 0, 0, 0, 0]) for a in steered.agents})
     with pytest.raises(MarlError, match="render_mode is None"):
         env.render()
     with pytest.raises(MarlError, match="render_mode is 'ansi'"):
