@@ -17,7 +17,7 @@ absent agent.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,7 @@ from marl.errors import EnvError
 from marl.foreign import plan as plans
 from marl.foreign.blocks import Blocks
 from marl.foreign.plan import Plan
-from marl.foreign.spaces import MASK, features, number, split, without_mask
+from marl.foreign.spaces import MASK, features, number, split, without_mask, yes_or_no
 
 _STEP = ("observations", "rewards", "terminations", "truncations", "infos")
 
@@ -166,17 +166,26 @@ class Copy:
             agent = self.ids[i]
             if agent not in terminations or agent not in truncations:
                 raise EnvError(f"agent {str(agent)!r} acted and got no termination or no truncation")
-            if terminations[agent] or truncations[agent]:
+            terminated = yes_or_no(terminations[agent], f"the termination of agent {str(agent)!r}")
+            cut = yes_or_no(truncations[agent], f"the truncation of agent {str(agent)!r}")
+            if terminated or cut:
                 over.append(i)
-            if truncations[agent] and not terminations[agent]:
+            if cut and not terminated:
                 truncated.append(i)
         return over, truncated
 
     def _in_play(self) -> list[int]:
-        for agent in self.env.agents:
+        agents = self.env.agents
+        if not isinstance(agents, Iterable):
+            raise EnvError(f"env.agents is {agents!r}: it must be the list of agents in play")
+        for agent in agents:
             if agent not in self.number:
                 raise EnvError(f"env.agents has {str(agent)!r}, who is not in possible_agents")
-        return [self.number[agent] for agent in self.env.agents]
+        numbers = [self.number[agent] for agent in agents]
+        if len(set(numbers)) < len(numbers):
+            twice = next(i for i in numbers if numbers.count(i) > 1)
+            raise EnvError(f"env.agents has {str(self.ids[twice])!r} more than once")
+        return numbers
 
     def _look(
         self,
@@ -190,6 +199,9 @@ class Copy:
         obs_NO[:] = 0.0
         avail_NA[:] = False
         avail_NA[:, 0] = True
+        if not observations.keys() <= self.number.keys():
+            stranger = next(agent for agent in observations if agent not in self.number)
+            raise EnvError(f"an observation is for {str(stranger)!r}, who is not in possible_agents")
         for i in shown:
             agent, own = self.ids[i], self.plan.agents[i]
             if agent not in observations:
@@ -210,7 +222,9 @@ class Copy:
         if mask_A.shape != (own.actions,):
             what = f"the action_mask of agent {own.name!r}"
             raise EnvError(f"{what} has shape {mask_A.shape}: it has {own.actions} actions")
-        allowed_A = mask_A.astype(np.bool_)
+        allowed_A = mask_A == 1
+        if not (allowed_A | (mask_A == 0)).all():
+            raise EnvError(f"the action_mask of agent {own.name!r} is {mask_A.tolist()}: give 0 and 1")
         if not allowed_A.any() and i in self.alive:
             raise EnvError(f"the action_mask of agent {own.name!r} allows no action")
         return allowed_A if allowed_A.any() else ~allowed_A

@@ -155,6 +155,14 @@ def number(value: Any, what: str) -> float:
     return out
 
 
+def yes_or_no(value: Any, what: str) -> bool:
+    """Whether an agent has ended."""
+    try:
+        return bool(value)
+    except (TypeError, ValueError) as error:  # an array of several
+        raise EnvError(f"{what} is {value!r}: it must be True or False") from error
+
+
 def _first_bad(flat: np.ndarray) -> str:
     at = int(np.flatnonzero(~np.isfinite(flat))[0])
     return f"{flat[at]} (feature {at})"

@@ -59,6 +59,8 @@ class Camp(ParallelEnv):
             }.get(self.fault, out["scout"])
             if self.fault == "mask":
                 out["guard"]["action_mask"] = np.zeros(4, np.int8)
+            if self.fault == "mask of nan":
+                out["guard"]["action_mask"] = np.array([np.nan, 1, 0, 0])
         return {a: out[a] for a in agents}
 
     def reset(self, seed=None, options=None):
@@ -91,6 +93,14 @@ class Camp(ParallelEnv):
             self.agents.remove("guard")
         if self.fault == "stranger" and self.t == self.at:
             self.agents.append("nobody")
+        if self.fault == "twice" and self.t == self.at:
+            self.agents.append("scout")
+        if self.fault == "no list" and self.t == self.at:
+            self.agents = None
+        if self.fault == "seen" and self.t == self.at:
+            observations["nobody"] = np.zeros(3, np.float32)
+        if self.fault == "ends" and self.t == self.at:
+            truncated["guard"] = np.array([False, True])
         return observations, rewards, terminated, truncated, {a: {} for a in observations}
 
     def _go_wrong(self, actions):

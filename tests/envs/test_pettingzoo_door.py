@@ -247,6 +247,11 @@ WRONG = {
     "reward": "the reward of agent 'guard' is inf",
     "leaves": "agent 'guard' left env.agents with neither termination nor truncation",
     "stranger": "env.agents has 'nobody', who is not in possible_agents",
+    "mask of nan": "the action_mask of agent 'guard' is [nan, 1.0, 0.0, 0.0]: give 0 and 1",
+    "twice": "env.agents has 'scout' more than once",
+    "no list": "env.agents is None: it must be the list of agents in play",
+    "seen": "an observation is for 'nobody', who is not in possible_agents",
+    "ends": "the truncation of agent 'guard' is array([False,  True]): it must be True or False",
 }
 
 
