@@ -208,17 +208,25 @@ def sweep(folder: Path) -> None:
 def lock(folder: Path) -> Iterator[None]:
     """Own a folder while the block runs; the system frees it when the process ends, however it ends.
 
+    A folder into which the block wrote nothing goes: a run that could not start leaves none.
+
     Raises:
         MarlError: another process owns it.
     """
+    path = folder / ".lock"
     with _writable(folder):
-        handle = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
+        handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
             raise MarlError(f"another process is running in {folder}: wait for it or end it first") from error
-        yield
+        try:
+            yield
+        finally:
+            if os.listdir(folder) == [path.name]:
+                path.unlink()
+                folder.rmdir()
     finally:
         os.close(handle)
 

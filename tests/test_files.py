@@ -126,6 +126,7 @@ def test_a_line_on_a_full_disk_is_taken_back(tmp_path: Path, monkeypatch: pytest
 
 
 def test_a_locked_folder_has_one_owner(tmp_path: Path) -> None:
+    (tmp_path / "something").touch()
     with (
         files.lock(tmp_path),
         pytest.raises(MarlError, match="another process is running"),
@@ -151,3 +152,13 @@ def test_a_folder_that_cannot_be_written_to_is_one_sentence(tmp_path: Path) -> N
             pass
     with pytest.raises(MarlError, match=r"file cannot be written to \(File exists\)"):
         files.make_folder(tmp_path / "file")
+
+
+def test_a_folder_in_which_nothing_was_written_goes_with_its_lock(tmp_path: Path) -> None:
+    for name in ("empty", "used"):
+        (tmp_path / name).mkdir()
+    with pytest.raises(RuntimeError), files.lock(tmp_path / "empty"):
+        raise RuntimeError
+    with files.lock(tmp_path / "used"):
+        (tmp_path / "used" / "results.json").touch()
+    assert [path.name for path in tmp_path.iterdir()] == ["used"]
