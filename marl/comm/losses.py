@@ -34,6 +34,18 @@ def departures(alive_BTN: Tensor, left_BTN: Tensor, filled_BT: Tensor) -> Tensor
     return F.pad(gone_BTN[:, 1:], (0, 0, 0, 1)) & filled_BT[..., None]
 
 
+def team_values(value_BTN: Tensor, alive_BTN: Tensor) -> Tensor:
+    """V (B, T, N) for returns of the team's reward: the dead take the mean of the living.
+
+    Their own values are in no loss, while the team's return goes on without them and the living ones' values
+    estimate it. Where nobody is alive, values stay. CHOICE: Monte Carlo returns of whole episodes, which the
+    papers use, need no value there.
+    """
+    count_BT1 = alive_BTN.sum(-1, keepdim=True)
+    mean_BT1 = torch.where(alive_BTN, value_BTN, 0.0).sum(-1, keepdim=True) / count_BT1.clamp(min=1)
+    return torch.where(alive_BTN | (count_BT1 == 0), value_BTN, mean_BT1)
+
+
 def own_returns(
     reward_BTN: Tensor,
     value_BTN: Tensor,

@@ -24,7 +24,7 @@ from torch import Tensor
 from marl.channel import PerfectLink
 from marl.comm import export
 from marl.comm.config import CommConfig
-from marl.comm.losses import departures, own_returns, reinforce_loss
+from marl.comm.losses import departures, own_returns, reinforce_loss, team_values
 from marl.comm.network import Outputs, State, TalkingNetwork
 from marl.errors import MarlError
 from marl.masks import masked_mean
@@ -302,6 +302,7 @@ class CommTeam:
             return own_returns(reward_BTN, value_BTN, ended_BT[..., None] | gone_BTN, batch.filled_BT, **rest)
         reward_BT = batch.reward_BT if reward_BTN is None else reward_BTN.mean(-1)
         assert reward_BT is not None
+        value_BTN = team_values(value_BTN, batch.alive_BTN)
         return lambda_returns(
             reward_BT[..., None].expand_as(value_BTN), value_BTN, ended_BT, batch.filled_BT, **rest
         )

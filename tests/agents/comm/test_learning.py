@@ -9,7 +9,7 @@ import torch
 from marl.agents import commnet, ic3net, tarmac
 from marl.channel import PerfectLink
 from marl.comm import own_returns, reinforce_loss
-from marl.comm.losses import departures
+from marl.comm.losses import departures, team_values
 from marl.errors import MarlError, NonFiniteError
 from marl.loops import OnPolicyConfig
 from marl.loops.base import Means
@@ -103,12 +103,30 @@ def test_targets_of_a_world_with_rewards_per_agent(make_spec, make_rollout, own)
                 if not batch.filled_BT[b, t]:
                     continue
                 ended = batch.terminated_BT[b, t] or batch.truncated_BT[b, t]  # limit_ends of reinforce
-                ahead = G[b, t + 1, i] if batch.filled_BT[b, t + 1] else value[b, t + 1, i]
+                living = batch.alive_BTN[b, t + 1]
+                if own or living[i] or not living.any():
+                    bootstrap = value[b, t + 1, i]
+                else:
+                    bootstrap = value[b, t + 1, living].mean()
+                ahead = G[b, t + 1, i] if batch.filled_BT[b, t + 1] else bootstrap
                 replaced = batch.filled_BT[b, t + 1] and batch.extras["left"][b, t + 1, i]
                 ended = ended or (own and (replaced or not batch.alive_BTN[b, t + 1, i]))
                 row = batch.agent_reward_BTN[b, t]
                 G[b, t, i] = (row[i] if own else row.mean()) + (0.0 if ended else 0.9 * ahead)
     torch.testing.assert_close(team._returns(batch, value)[batch.filled_BT], G[batch.filled_BT])
+
+
+def test_values_of_the_dead_are_not_bootstrapped(make_spec, make_rollout):
+    """Whatever the network says of them, returns of the team's reward stay as they are."""
+    spec = make_spec()
+    batch = make_rollout(spec)
+    assert (batch.alive_BTN.any(-1) & ~batch.alive_BTN.all(-1)).any()
+    value = torch.randn(batch.actions_BTN.shape, generator=torch.Generator().manual_seed(9))
+    team = _build(spec, "commnet", learner="ppo", trace=0.5)
+    odd = torch.where(batch.alive_BTN | ~batch.alive_BTN.any(-1, keepdim=True), value, 1e6)
+    assert torch.equal(team._returns(batch, value), team._returns(batch, odd))
+    everyone = torch.ones_like(batch.alive_BTN)
+    assert torch.equal(team_values(value, everyone), value)
 
 
 def test_truncation_bootstraps_and_termination_does_not(make_spec, make_rollout):
