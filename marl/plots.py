@@ -7,6 +7,7 @@ and dash pattern, so that a grey print reads as well. Functions return the figur
 from __future__ import annotations
 
 import io
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,6 +28,9 @@ MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 PANEL = (4.0, 3.0)  # inches
 SHARES = ("success",)  # quantities that are shares of episodes, shown in per cent
+_INSIDE = 30  # characters: a longer label does not fit into a panel, and its legend goes below
+_WRAPPED = 60  # characters of a legend's line below a panel
+_LEGEND_LINE = 0.14  # inches of a legend's line
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +89,7 @@ def draw(
         ax.plot(
             x_T,
             one.value,
-            label=line.label,
+            label=_wrapped(line.label),
             color=colour,
             marker=MARKERS[i % len(MARKERS)],
             linestyle=DASHES[i % len(DASHES)],
@@ -102,7 +106,19 @@ def draw(
         ax.set_ylim(-0.03, 1.03)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if len(lines) > 1:
-        ax.legend(fontsize=7, frameon=False)
+        place = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.2)} if _below(lines) else {}
+        ax.legend(fontsize=7, frameon=False, **place)
+
+
+def _below(lines: Sequence[Line]) -> int:
+    """Lines of text of a legend that goes below its panel; 0: it fits inside."""
+    if len(lines) < 2 or all(len(line.label) <= _INSIDE for line in lines):
+        return 0
+    return sum(_wrapped(line.label).count("\n") + 1 for line in lines)
+
+
+def _wrapped(label: str) -> str:
+    return textwrap.fill(label, _WRAPPED, subsequent_indent="  ", break_long_words=False)
 
 
 def curves(
@@ -115,10 +131,11 @@ def curves(
         title: above all panels.
         ylabel, share: as for `draw`.
     """
-    figure, axes = canvas(len(panels), title)
+    below = max(map(_below, panels.values()), default=0)
+    figure, axes = canvas(len(panels), title, (PANEL[0], PANEL[1] + _LEGEND_LINE * below))
     for ax, (name, lines) in zip(axes, panels.items(), strict=False):
         draw(ax, lines, ylabel=ylabel, share=share)
-        ax.set_title(name, fontsize=10)
+        ax.set_title(textwrap.fill(name, 40), fontsize=10)
     return figure
 
 
@@ -194,11 +211,11 @@ def profiles(
 
     Reference: Agarwal et al. 2021, section 4.2.
     """
-    figure, (ax,) = canvas(1, title, (5.0, 3.4))
     lines = [
         Line(label=label, x_T=tau_K, estimate=stats.profile_interval(values, tau_K, rng=rng, resamples=1000))
         for label, values in scores.items()
     ]
+    figure, (ax,) = canvas(1, title, (5.0, 3.4 + _LEGEND_LINE * _below(lines)))
     draw(ax, lines, ylabel="share of runs above", share=True)
     ax.xaxis.set_major_formatter("{x:g}")
     ax.set_xlabel(f"{xlabel} threshold", fontsize=9)

@@ -64,11 +64,11 @@ def table(study: Study, found: Found) -> str:
 
 
 def plot(study: Study, found: Found, path: Path) -> None:
-    """Success (or return) over team steps: a panel per env, a line per setting, IQM and 95 % band."""
+    """Success (or return) over team steps: a panel per part and env, a line per setting, IQM and 95 % band."""
     panels: dict[str, list[plots.Line]] = {}
     name = "success" if all("success" in r["curve"][0] for _, r in found if r["curve"]) else "return"
     names = compare.names(job for job, _ in found)
-    for runs in groups(found).values():
+    for (part, _), runs in groups(found).items():
         curves = [r["curve"] for _, r in runs]
         count = min(len(c) for c in curves)  # evaluations that every run made
         if count == 0:
@@ -77,7 +77,7 @@ def plot(study: Study, found: Found, path: Path) -> None:
         steps = [entry["step"] for entry in curves[0][:count]]
         task, method = names[runs[0][0].cfg.run_id]
         drawn = plots.learning_line(method, steps, values_TRM, np.random.default_rng(_RESAMPLES_SEED))
-        panels.setdefault(task, []).append(drawn)
+        panels.setdefault(" ".join(filter(None, (part, task))), []).append(drawn)
     share = name == "success"
     figure = plots.curves(
         panels, title=study.name, ylabel="wins (IQM)" if share else "return (IQM)", share=share

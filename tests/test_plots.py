@@ -32,6 +32,21 @@ def test_curves_show_iqm_band_and_labels() -> None:
     assert len({to_hex(d.get_color()) for d in drawn}) == len({d.get_marker() for d in drawn}) == 2
 
 
+def test_long_labels_leave_the_panel_its_width() -> None:
+    """They stood inside the panel, which shrank to a stroke."""
+    words = "sparsity=grouped agent.sparsity.balance=capacity agent.sparsity.refresh=10 groups="
+    lines = [plots.learning_line(f"{words}{g}", [0, 1], np.zeros((2, 5, 1)), rng()) for g in range(5)]
+    figure = plots.curves({"one": lines, "two": lines[:1]})
+    figure.canvas.draw()
+    for ax in figure.axes:
+        box = ax.get_window_extent().transformed(figure.dpi_scale_trans.inverted())
+        assert box.width > 0.7 * plots.PANEL[0]
+        assert box.height > 0.5 * plots.PANEL[1]
+    legend = figure.axes[0].get_legend()
+    assert legend.get_window_extent().y1 < figure.axes[0].get_window_extent().y0
+    assert {text.get_text().replace("\n ", "") for text in legend.get_texts()} == {x.label for x in lines}
+
+
 def test_one_run_has_no_band() -> None:
     line = plots.learning_line("qmix", [0, 1], np.zeros((2, 1, 1)), rng())
     (ax,) = plots.curves({"3m": [line]}).axes
