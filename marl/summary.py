@@ -64,7 +64,7 @@ def table(study: Study, found: Found) -> str:
 
 
 def plot(study: Study, found: Found, path: Path) -> None:
-    """Success (or return) over team steps: a panel per part and env, a line per setting, IQM and 95 % band."""
+    """Success (or return) over team steps: a panel per part and env, a line per setting, IQM, 95 % band."""
     panels: dict[str, list[plots.Line]] = {}
     name = "success" if all("success" in r["curve"][0] for _, r in found if r["curve"]) else "return"
     names = compare.names(job for job, _ in found)
