@@ -29,6 +29,7 @@ from marl import masks
 from marl.agents.fairdice.divergence import Divergence
 from marl.agents.fairdice.welfare import Welfare
 
+PENALTY_LIMIT = 5.0  # of |grad nu|; released code
 PolicyLoss = Literal["fixed", "wrong_broadcast", "behaviour_cloning"]
 
 
@@ -119,6 +120,6 @@ def policy_loss(weight_X: Tensor, log_prob_X: Tensor, keep_X: Tensor, *, kind: P
     return -masked_mean(weight_X * log_prob_X, keep_X)
 
 
-def gradient_penalty(gradient_XS: Tensor, *, limit: float = 5.0) -> Tensor:
-    """E[max(0, |grad nu| - limit)^2]; the limit is the released code's."""
-    return (gradient_XS.norm(dim=-1) - limit).clamp(min=0).square().mean()
+def gradient_penalty(gradient_XS: Tensor) -> Tensor:
+    """E[max(0, |grad nu| - limit)^2]."""
+    return (gradient_XS.norm(dim=-1) - PENALTY_LIMIT).clamp(min=0).square().mean()

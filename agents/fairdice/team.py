@@ -34,7 +34,7 @@ from marl.agents.fairdice.config import Config
 from marl.agents.fairdice.divergence import DIVERGENCES
 from marl.agents.fairdice.welfare import make_welfare
 from marl.errors import FieldError, MarlError
-from marl.nets import Optimiser
+from marl.nets import Optimiser, kernels
 from marl.offline import (
     OfflinePolicy,
     OfflineTeam,
@@ -85,7 +85,7 @@ class FairDice(OfflineTeam):
             self.fixed_K = torch.tensor(config.weights or (1.0,) * K, device=device)
         sizes: dict[str, Any] = {"hidden": config.hidden, "layers": config.layers, "generator": generator}
         self.nu = Trunk(
-            spec.state_size, heads=[(1, math.sqrt(2))], layer_norm=config.layer_norm, twice=True, **sizes
+            spec.state_size, heads=[(1, math.sqrt(2))], layer_norm=config.layer_norm, fused=True, **sizes
         ).to(device)
         self.policy = OfflinePolicy(spec, layer_norm=config.layer_norm, **sizes).to(device)
         self.weights = _Weights(K, exp=config.mu == "exp").to(device)
@@ -99,6 +99,7 @@ class FairDice(OfflineTeam):
                 learning_rate=config.mu_learning_rate if name == "weights" else config.learning_rate,
                 eps=1e-8,
                 max_grad_norm=config.max_grad_norm or math.inf,
+                native=True,
             )
             for name, module in learned.items()
         }
@@ -175,6 +176,10 @@ class FairDice(OfflineTeam):
             NonFiniteError: a loss or gradient is NaN or infinite.
             MarlError: a weight exceeds `mu_limit`.
         """
+        with kernels.alone():
+            return self._update(batch, rng)
+
+    def _update(self, batch: Batch, rng: Stream) -> dict[str, Tensor]:
         c, x = self.config, transitions(batch)
         keep_X = ~(x.terminated_X | x.truncated_X) if c.ends == "official" else torch.ones_like(x.first_X)
         ends_X = torch.zeros_like(x.first_X) if c.ends == "official" else x.terminated_X
@@ -225,10 +230,16 @@ class FairDice(OfflineTeam):
         first_XS = self.scaler.state(self._draw_first(len(next_XS), rng.fold("mixed")))
         shape = (len(next_XS), 1) if self.config.penalty_mix == "sample" else (1, 1)
         u = rng.fold("mix").uniform(*shape)[0]
+        at_XS = u * first_XS + (1 - u) * next_XS
+        if self.nu.native(at_XS):  # rows within the limit need no second derivative; NaN is none of them
+            norm_X = self.nu.slope(at_XS).norm(dim=-1)
+            at_XS = at_XS[~(norm_X <= losses.PENALTY_LIMIT)]
+            if not len(at_XS):
+                return at_XS.new_zeros(())
         with torch.enable_grad():
-            at_XS = (u * first_XS + (1 - u) * next_XS).detach().requires_grad_()
-            (gradient_XS,) = torch.autograd.grad(self.nu(at_XS)[0].sum(), at_XS, create_graph=True)
-        return losses.gradient_penalty(gradient_XS)
+            at_XS = at_XS.detach().requires_grad_()
+            (gradient_XS,) = torch.autograd.grad(self.nu.twice(at_XS).sum(), at_XS, create_graph=True)
+        return losses.gradient_penalty(gradient_XS) * (len(at_XS) / len(next_XS))
 
     def _clone(self, x: Transitions, weight_X: Tensor, keep_X: Tensor) -> tuple[Tensor, Tensor]:
         log_prob_X = self.policy.log_prob(self.scaler.obs(x.obs_XNO), x.avail_XNA, x.actions_XN)

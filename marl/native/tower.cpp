@@ -81,7 +81,7 @@ struct Stage {
   bool norm;
   int64_t activation, I, O, Q, P;       // inputs, outputs, and both padded
   Norm before;                          // of the inputs
-  std::vector<float> turned, bias;      // W^T (I, P) packed, b (P)
+  std::vector<float> turned, bias;      // W^T (I, P) packed, for forward; b (P)
   std::vector<float> straight;          // W (O, Q) packed, for backward
   int64_t at_gain, at_shift, at_weight, at_bias;
 };
@@ -103,10 +103,11 @@ struct Tower {
       const auto weight = [&](int64_t o, int64_t i) { return o < g.O && i < I ? w[o * I + i] : 0.0f; };
       g.bias.assign(g.P, 0.0f);
       std::copy(b, b + g.O, g.bias.begin());
-      g.turned.resize(I * g.P);
-      marl::pack(I, g.P, [&](int64_t i, int64_t o) { return weight(o, i); }, g.turned.data());
-      g.straight.resize(learn ? g.O * g.Q : 0);
-      if (learn) marl::pack(g.O, g.Q, weight, g.straight.data());
+      (learn ? g.straight : g.turned).resize(learn ? g.O * g.Q : I * g.P);
+      if (learn)
+        marl::pack(g.O, g.Q, weight, g.straight.data());
+      else
+        marl::pack(I, g.P, [&](int64_t i, int64_t o) { return weight(o, i); }, g.turned.data());
       g.at_gain = sums, g.at_shift = g.at_gain + g.Q, g.at_weight = g.at_shift + g.Q;
       g.at_bias = g.at_weight + g.O * g.Q, sums = g.at_bias + g.P;
       width = std::max({width, g.Q, g.P});
@@ -200,7 +201,7 @@ void marl_tower_forward(int64_t R, int64_t C, int64_t I, int64_t S, const int64_
   });
 }
 
-// Gradients for dy, in the order of the parameters, written or added to what is there; dx may be null.
+// Gradients for dy, in the order of the parameters, written or added to what is there; dx or they may be null.
 void marl_tower_backward(int64_t R, int64_t C, int64_t I, int64_t S, const int64_t* plan, int final_norm,
                          const float* x, const float* const* parameters, const float* saved, const float* dy,
                          float* dx, float* const* gradients, int add, int threads) {
@@ -209,7 +210,7 @@ void marl_tower_backward(int64_t R, int64_t C, int64_t I, int64_t S, const int64
   threads = marl::worthwhile(2.0 * C * operations(sets[0], R), threads);
   std::vector<std::vector<float>> sums(threads);
   marl::split((R + kBlock - 1) / kBlock, threads, [&](int thread, int64_t first, int64_t end) {
-    sums[thread].assign(C * size, 0.0f);
+    sums[thread].assign(C * size, 0.0f);  // of LayerNorms also where nobody asks
     std::vector<float> d(kBlock * W), in(kBlock * W), hat(kBlock * W), out(kBlock * W), scale(kBlock);
     for (int64_t block = first; block < end; ++block)
       for (int64_t c = 0; c < C; ++c) {
@@ -228,13 +229,14 @@ void marl_tower_backward(int64_t R, int64_t C, int64_t I, int64_t S, const int64
           const Stage& s = tower.stages[i];
           kept -= R * C * s.O;
           activate_backward(s.activation, rows, s.O, s.P, kept + (r0 * C + c) * s.O, C * s.O, d.data());
-          for (int64_t r = 0; r < rows; ++r)
+          for (int64_t r = 0; gradients && r < rows; ++r)
             for (int64_t j = 0; j < s.P; j += kLanes)
               store(sum + s.at_bias + j, load(sum + s.at_bias + j) + load(&d[r * s.P + j]));
           const float* input = i > 0 ? kept - R * C * s.I : x;
           gather(rows, input + (r0 * C + c) * s.I, C * s.I, s.I, in.data(), s.Q);
           if (s.norm) s.before.forward(rows, in.data(), hat.data(), scale.data());
-          marl::product(s.O, s.Q, rows, d.data(), 1, s.P, in.data(), s.Q, sum + s.at_weight, s.Q, true);
+          if (gradients)
+            marl::product(s.O, s.Q, rows, d.data(), 1, s.P, in.data(), s.Q, sum + s.at_weight, s.Q, true);
           if (i == 0 && !s.norm && !dx) break;
           marl::packed_product(rows, s.Q, s.O, d.data(), s.P, 1, s.straight.data(), out.data(), s.Q, false);
           if (s.norm)
@@ -252,7 +254,7 @@ void marl_tower_backward(int64_t R, int64_t C, int64_t I, int64_t S, const int64
         to[(c * rows + r) * n + i] = all;
       }
   };
-  for (int64_t c = 0; c < C; ++c) {
+  for (int64_t c = 0; gradients && c < C; ++c) {
     float* const* to = gradients;
     for (const auto& s : sets[c].stages) {
       if (s.norm) {

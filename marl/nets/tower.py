@@ -21,7 +21,7 @@ from marl.nets import kernels
 from marl.nets.linear import Linear, linear
 
 Activation = Literal["relu", "tanh"]
-_CODES = {None: 0, "relu": 1, "tanh": 2}  # marl/native/tower.cpp
+CODES = {None: 0, "relu": 1, "tanh": 2}  # marl/native/tower.cpp
 
 
 class LayerNorm(nn.Module):
@@ -138,7 +138,7 @@ class Tower(nn.Module):
 
 def plan(outputs: Sequence[int], activations: Sequence[Activation | None], *, norm: bool = False) -> Tensor:
     """Of every layer: a LayerNorm before it or not, outputs, activation; as the native form has it."""
-    codes = [_CODES[a] for a in activations]
+    codes = [CODES[a] for a in activations]
     return torch.tensor([(int(norm), b, a) for b, a in zip(outputs, codes, strict=True)], dtype=torch.int64)
 
 
@@ -183,12 +183,13 @@ def _backward(
     saved: Tensor,
     dy: Tensor,
     dx: Tensor | None,
-    gradients: Sequence[Tensor],
+    gradients: Sequence[Tensor] | None,
     *,
     add: bool,
 ) -> None:
     """Write the parameters' gradients, or add to them."""
-    arrays = x, _pointers(parameters), saved, dy.contiguous(), dx, _pointers(gradients)
+    wanted = None if gradients is None else _pointers(gradients)
+    arrays = x, _pointers(parameters), saved, dy.contiguous(), dx, wanted
     sizes = _sizes(x, plan, parameters)
     kernels.call("marl_tower_backward", *sizes, plan, int(after), *arrays, int(add), kernels.threads())
 
@@ -208,6 +209,7 @@ class _Native(Function):
     def backward(ctx: Any, dy: Tensor) -> tuple[Tensor | None, ...]:
         x, plan, saved, *parameters = ctx.saved_tensors
         dx = torch.empty_like(x) if ctx.needs_input_grad[0] else None
-        gradients = [torch.empty_like(p) for p in parameters]
+        learns = any(ctx.needs_input_grad[3:])
+        gradients = [torch.empty_like(p) for p in parameters] if learns else None
         _backward(x, plan, ctx.after, parameters, saved, dy, dx, gradients, add=False)
-        return dx, None, None, *gradients
+        return dx, None, None, *(gradients if gradients is not None else (None for _ in parameters))

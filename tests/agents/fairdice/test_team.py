@@ -13,6 +13,7 @@ from marl.datasets import Episode, memory_of
 from marl.envs.momdp import Config as World
 from marl.errors import FieldError, MarlError
 from marl.loops import BatchConfig, OfflineConfig
+from marl.offline import Trunk
 from marl.replay import Replay
 from marl.rng import Rng
 from marl.types import Box, EnvSpec
@@ -212,6 +213,58 @@ def test_all_variants_learn(make_data):
     ):
         _, metrics = learn(data, 30, full=False, **changes)
         assert math.isfinite(metrics["train/loss"])
+
+
+@pytest.mark.parametrize(("layers", "layer_norm"), [(0, False), (1, True), (3, True), (2, False)])
+def test_the_native_pass_of_nu_is_torchs(layers, layer_norm):
+    """Values, gradients of the parameters, and the slope in the states."""
+    generator = torch.Generator().manual_seed(0)
+    sizes = {"hidden": 24, "layers": layers, "layer_norm": layer_norm, "generator": generator}
+    nu, x = Trunk(5, heads=[(1, 1.0)], fused=True, **sizes), torch.randn(100, 5, generator=generator)
+    for norm in nu.norms:
+        torch.nn.init.normal_(norm.weight, generator=generator)
+        torch.nn.init.normal_(norm.bias, generator=generator)
+    at = x.clone().requires_grad_()
+    values, parameters = (nu(x)[0], nu.twice(at)), list(nu.parameters())
+    assert torch.allclose(*values, atol=1e-5)
+    mine, plain = (torch.autograd.grad(y.square().sum(), parameters, retain_graph=True) for y in values)
+    assert all(torch.allclose(a, b, rtol=1e-4, atol=1e-4) for a, b in zip(mine, plain, strict=True))
+    assert torch.allclose(nu.slope(x), torch.autograd.grad(values[1].sum(), at)[0], atol=1e-5)
+
+
+def test_the_penalty_differentiates_steep_rows_alone(make_data):
+    """Its value and gradient are those of all rows; flat rows give zero, NaN stays NaN."""
+    data = make_data(SMALL, episodes=20)
+    agent, _ = learn(data, 10, layers=2, hidden=16, penalty=0.1, penalty_mix="sample")
+    rng, rows_XS = Rng(0).stream("penalty", 1), torch.rand(64, data.spec.state_size)
+
+    def penalty_and_gradient():
+        penalty = agent._penalty(rows_XS, rng)
+        return penalty, torch.autograd.grad(penalty, list(agent.nu.parameters()), allow_unused=True)
+
+    assert float(agent._penalty(rows_XS, rng)) == 0
+    agent.nu.heads[0].weight.data *= 5 / steepness(agent, rows_XS, rng).median()
+    assert 0.1 < (steepness(agent, rows_XS, rng) > 5).float().mean() < 0.9
+    mine, mine_gradients = penalty_and_gradient()
+    agent.nu.native = lambda x: False
+    whole, gradients = penalty_and_gradient()
+    assert torch.allclose(mine, whole, rtol=1e-4)
+    assert whole > 0
+    pairs = zip(mine_gradients, gradients, strict=True)
+    assert all(a is b is None or torch.allclose(a, b, rtol=1e-3, atol=1e-5) for a, b in pairs)
+    del agent.nu.native
+    agent.nu.heads[0].weight.data.fill_(torch.nan)
+    assert agent._penalty(rows_XS, rng).isnan()
+
+
+def steepness(agent, rows_XS, rng):
+    """|grad nu| where the penalty looks."""
+    seen = []
+    slope = agent.nu.slope
+    agent.nu.slope = lambda x: seen.append(slope(x)) or seen[0]
+    agent._penalty(rows_XS, rng)
+    del agent.nu.slope
+    return seen[0].norm(dim=-1)
 
 
 def test_the_decayed_rate_ends_at_zero(make_data):
