@@ -79,7 +79,7 @@ def test_a_setting_of_two_configs_is_refused(tmp_path: Path) -> None:
 def test_every_cell_of_the_tables_has_runs_in_the_study(tmp_path: Path) -> None:
     """The file's own words, each run won as often as its seed says, fill tables and claims."""
     jobs = study.from_file(FILE, given={"seeds": "0"}).jobs  # composing five seeds takes five times as long
-    assert len(jobs) == 24
+    assert len(jobs) == 28
     (teacher,) = (job for job in jobs if job.part == "teacher")
     named = [job.cfg.agent.sparsity.distil for job in jobs if job.cfg.agent.sparsity is not None]
     assert {name for name in named if name} == {str(teacher.cfg.folder)}
@@ -88,13 +88,14 @@ def test_every_cell_of_the_tables_has_runs_in_the_study(tmp_path: Path) -> None:
             write(tmp_path, seed, 5 + seed, " ".join(job.overrides), hash=job.cfg.hash)
     runs = accuracy.read(sorted(tmp_path.iterdir()))
     rows = [line for line in accuracy.table(runs).splitlines() if line.startswith("| ") and "%" in line]
-    assert len(rows) == (5 + 5 + 2) + 6 + (1 + 3) + 5
+    assert len(rows) == (5 + 5 + 5) + 6 + (1 + 3) + (1 + 5)
     assert not any("trial" in row or "| - | - " in row for row in rows)
-    for agents in (4, 8):
+    for agents in accuracy.AGENTS:
         for groups in accuracy.GROUPS:
             kind, options = ("none", ()) if groups == 1 else ("grouped", accuracy.LEARNED)
             assert len(accuracy.pick(runs, agents, kind, groups, options)) == 5
     assert len(accuracy.pick(runs, 4, "grouped", 16, accuracy.RECIPE)) == 5
-    assert len(accuracy.pick(runs, 8, "random_groups", 8)) == 5
+    for agents, groups in ((8, 8), (4, 16)):
+        assert len(accuracy.pick(runs, agents, "random_groups", groups)) == 5
     accuracy.draw(runs, tmp_path / "accuracy.png")
     assert (tmp_path / "accuracy.png").stat().st_size > 10_000
