@@ -9,8 +9,8 @@ About two minutes on a quiet machine. Both sides: one update of nu, mu and the p
 transitions of the hopper's sizes; ReLU and LayerNorm, the gradient penalty, ends left out, as the code has
 it. The peer's own update and buffer run from a checkout that you give; nothing of it is copied.
 
-Ours depends on the data: where nu's slope is below the penalty's limit, as on most of such random rows, its second
-derivative is not taken; the peer takes it always. On steep rows ours is slower.
+Ours depends on the data: where nu's slope is below the penalty's limit, as on most of such random rows, its
+second derivative is not taken; the peer takes it always. On steep rows ours is slower.
 """
 
 from __future__ import annotations
