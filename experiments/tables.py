@@ -130,11 +130,15 @@ def draw(runs: list[Run], folder: Path, title: str) -> None:
     for part in dict.fromkeys(run.part for run in runs):
         mine = [run for run in runs if run.part == part]
         envs = list(dict.fromkeys(run.env for run in mine))
-        figure, axes = plots.canvas(len(envs), f"{title}, {part}")
-        for ax, env in zip(axes, envs, strict=False):
+        panels = []
+        for env in envs:
             here = [run for run in mine if run.env == env]
             name = _shown(here)
             lines = [_line(agent, members, name) for (*_, agent), members in groups(here).items()]
+            panels.append((env, name, lines))
+        size = plots.panel(*(lines for *_, lines in panels))
+        figure, axes = plots.canvas(len(envs), f"{title}, {part}", size)
+        for ax, (env, name, lines) in zip(axes, panels, strict=False):
             plots.draw(ax, lines, ylabel=f"{name} (IQM)", share=name == "success")
             ax.set_title(env, fontsize=10)
         plots.save(figure, folder / f"{part}.png")

@@ -18,6 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter, PercentFormatter
+from matplotlib.transforms import ScaledTranslation
 from numpy.typing import ArrayLike
 
 from marl import files, stats
@@ -31,6 +32,7 @@ SHARES = ("success",)  # quantities that are shares of episodes, shown in per ce
 _INSIDE = 30  # characters: a longer label does not fit into a panel, and its legend goes below
 _WRAPPED = 60  # characters of a legend's line below a panel
 _LEGEND_LINE = 0.14  # inches of a legend's line
+_AXIS = 0.36  # inches of ticks and label of an x axis
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,8 +108,19 @@ def draw(
         ax.set_ylim(-0.03, 1.03)
         ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     if len(lines) > 1:
-        place = {"loc": "upper left", "bbox_to_anchor": (-0.1, -0.2)} if _below(lines) else {}
-        ax.legend(fontsize=7, frameon=False, **place)
+        ax.legend(fontsize=7, frameon=False, **(_place_below(ax) if _below(lines) else {}))
+
+
+def panel(*panels: Sequence[Line]) -> tuple[float, float]:
+    """Width and height in inches of panels that hold these lines, with room for legends below them."""
+    return PANEL[0], PANEL[1] + _LEGEND_LINE * max(map(_below, panels), default=0)
+
+
+def _place_below(ax: Axes) -> dict[str, Any]:
+    """Where a legend stands below ticks and label of the x axis, whatever the panel's height."""
+    assert ax.figure is not None
+    down = ScaledTranslation(0, -_AXIS, ax.figure.dpi_scale_trans)
+    return {"loc": "upper left", "bbox_to_anchor": (-0.1, 0.0), "bbox_transform": ax.transAxes + down}
 
 
 def _below(lines: Sequence[Line]) -> int:
@@ -131,8 +144,7 @@ def curves(
         title: above all panels.
         ylabel, share: as for `draw`.
     """
-    below = max(map(_below, panels.values()), default=0)
-    figure, axes = canvas(len(panels), title, (PANEL[0], PANEL[1] + _LEGEND_LINE * below))
+    figure, axes = canvas(len(panels), title, panel(*panels.values()))
     for ax, (name, lines) in zip(axes, panels.items(), strict=False):
         draw(ax, lines, ylabel=ylabel, share=share)
         ax.set_title(textwrap.fill(name, 40), fontsize=10)
