@@ -3,11 +3,12 @@
     python -m experiments.attack.grid                    the grid on all victims of the study, one thread each
     python -m experiments.attack.grid --workers 2        two victims at a time
     python -m experiments.attack.grid --weights          weights of the regulariser on the tuning victims
+    python -m experiments.attack.grid --defences         the defences that were tried on the tuning seed
     python -m experiments.attack.grid --run <run_id>     one victim
 
-needs the run folders of `marl study experiments/attack/study.yaml` and writes
-experiments/attack/raw/cells/<run_id>-<choose>-<force>.json. Adversaries are kept beside their victims; a grid
-trains each of them once, and one that was stopped goes on from its checkpoint.
+needs the run folders of `marl study experiments/attack/study.yaml` and of defended/study.yaml, and writes
+experiments/attack/raw/cells/<run_id>-<choose>-<force>.json (raw/tuning/ for --defences). Adversaries are kept
+beside their victims; a grid trains each of them once, and one that was stopped goes on from its checkpoint.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ from marl.robust.perturbation import Budget
 
 HERE = ROOT / "experiments" / "attack"
 RAW = HERE / "raw" / "cells"
-RUNS = ROOT / "runs" / "attack"
+TUNING = HERE / "raw" / "tuning"
+RUNS = ROOT / "runs"
 COMMAND = "python -m experiments.attack.grid"
 CHOOSE = ("random", "local_worst", "mixer_worst", "ow", "owr")
 FORCE = ("control", "fgsm", "itfgsm", "pgd", "jsma", "djsma")
@@ -67,15 +69,32 @@ def attack(agent: str, choose: str, force: str, weight: float | None = None) -> 
     )
 
 
-def victims(raw: Path = HERE / "raw") -> list[dict[str, Any]]:
-    """The study's finished runs: run_id, part, agent, defence and seed."""
-    found = [json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]
+def victims(here: Path = HERE) -> list[dict[str, Any]]:
+    """The finished runs of both studies: run_id, part, seed, agent, defence and its settings."""
+    found = []
+    for study in (here, here / "defended"):
+        found += [json.loads(path.read_text()) for path in sorted((study / "raw").glob("*.json"))]
     out = []
     for run in found:
         words = dict(word.split("=", 1) for word in run["overrides"])
         about = {"agent": words["agent"], "defence": words.get("defence", "none")}
-        out.append({"run_id": run["run_id"], "part": run["part"], "seed": run["seed"], **about})
+        settings = " ".join(f"{k}={v}" for k, v in words.items() if k.startswith("defence."))
+        out.append(
+            {"run_id": run["run_id"], "part": run["part"], "seed": run["seed"], **about, "settings": settings}
+        )
     return out
+
+
+def folder(victim: dict[str, Any]) -> Path:
+    """Where its study left the run."""
+    return RUNS / ("attack" if victim["defence"] == "none" else "attack_defended") / str(victim["run_id"])
+
+
+def mode(victim: dict[str, Any]) -> str:
+    """What the grid does with it: grid, weights or defences."""
+    if not victim["part"].startswith("tune"):
+        return "grid"
+    return "weights" if victim["defence"] == "none" else "defences"
 
 
 def cells(defence: str = "none") -> Iterator[tuple[str, str]]:
@@ -121,13 +140,22 @@ def cell(folder: Path, about: dict[str, Any], settings: Config | None) -> dict[s
 
 def attack_victim(victim: dict[str, Any]) -> None:
     """Every cell of one victim that has no raw file."""
-    for choose, force in cells(victim["defence"]):
-        path = RAW / f"{victim['run_id']}-{choose}-{force}.json"
+    _play(victim, cells(victim["defence"]), RAW)
+
+
+def try_defence(victim: dict[str, Any]) -> None:
+    """The cells of defended teams on a tuning victim."""
+    _play(victim, iter(DEFENDED), TUNING)
+
+
+def _play(victim: dict[str, Any], chosen: Iterator[tuple[str, str]], raw: Path) -> None:
+    for choose, force in chosen:
+        path = raw / f"{victim['run_id']}-{choose}-{force}.json"
         if path.is_file():
             continue
         settings = None if choose == "none" else attack(victim["agent"], choose, force)
-        out = cell(RUNS / victim["run_id"], {**victim, "choose": choose, "force": force}, settings)
-        files.make_folder(RAW)
+        out = cell(folder(victim), {**victim, "choose": choose, "force": force}, settings)
+        files.make_folder(raw)
         files.write_json(path, out)
         _say(path.stem, out)
 
@@ -141,7 +169,7 @@ def try_weights(victim: dict[str, Any]) -> None:
         settings = attack(victim["agent"], "owr", force, weight)
         learner = dataclasses.replace(settings.learner, regulariser=regulariser)
         about = {**victim, "choose": "owr", "force": force, "regulariser": regulariser}
-        out = cell(RUNS / victim["run_id"], about, dataclasses.replace(settings, learner=learner))
+        out = cell(folder(victim), about, dataclasses.replace(settings, learner=learner))
         files.make_folder(path.parent)
         files.write_json(path, out)
         _say(path.stem, out)
@@ -161,19 +189,26 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="victims at a time, a process of one thread each"
     )
-    parser.add_argument("--weights", action="store_true", help="try the regulariser's weights instead")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--weights", action="store_true", help="try the regulariser's weights instead")
+    what.add_argument("--defences", action="store_true", help="attack the tuning teams, defended and bare")
     parser.add_argument("--run", help="one victim alone")
     given = parser.parse_args(arguments)
-    chosen = [v for v in victims() if (v["part"] == "tune") == given.weights]
+    if given.defences:
+        do, chosen = try_defence, [v for v in victims() if v["part"] == "tune"]
+    else:
+        do = try_weights if given.weights else attack_victim
+        chosen = [v for v in victims() if mode(v) == ("weights" if given.weights else "grid")]
     if given.run is not None:
         chosen = [v for v in chosen if v["run_id"] == given.run]
     if not chosen:
         raise MarlError("no victim is trained: run marl study experiments/attack/study.yaml first")
     if given.workers == 1 or len(chosen) == 1:
         for victim in chosen:
-            (try_weights if given.weights else attack_victim)(victim)
+            do(victim)
         return
-    command = [sys.executable, "-m", "experiments.attack.grid", *["--weights"] * given.weights]
+    command = [sys.executable, "-m", "experiments.attack.grid"]
+    command += [f"--{name}" for name in ("weights", "defences") if getattr(given, name)]
     with ThreadPoolExecutor(given.workers) as pool:
         codes = list(pool.map(lambda v: subprocess.run([*command, "--run", v["run_id"]]).returncode, chosen))
     if any(codes):

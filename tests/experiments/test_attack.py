@@ -81,3 +81,20 @@ def test_the_best_defence_is_cheap_first(tmp_path: Path) -> None:
     assert table.best_defence(dear) == "dear", "the only one"
     assert table.defence_return_regained(*dear)[0] == pytest.approx(0.9)
     assert table.defence_clean_win_cost(*dear)[0] == pytest.approx(0.5)
+
+
+def test_tuning_teams_are_not_in_the_grid(tmp_path: Path) -> None:
+    for study, part, words in (
+        ("", "qmix", ["agent=qmix"]),
+        ("", "tune", ["agent=qmix"]),
+        ("defended", "tune", ["agent=qmix", "defence=smooth", "defence.epsilon=0.1"]),
+        ("defended", "defended", ["agent=qmix", "defence=smooth", "defence.epsilon=0.1"]),
+    ):
+        raw = tmp_path / study / "raw"
+        raw.mkdir(parents=True, exist_ok=True)
+        run = {"run_id": f"{study}{part}", "part": part, "seed": 0, "overrides": words}
+        (raw / f"{part}.json").write_text(json.dumps(run))
+    found = grid.victims(tmp_path)
+    assert [grid.mode(v) for v in found] == ["grid", "weights", "grid", "defences"]
+    assert [grid.folder(v).parent.name for v in found] == ["attack"] * 2 + ["attack_defended"] * 2
+    assert found[-1]["settings"] == "defence.epsilon=0.1"
