@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments import tables
-from experiments.attack.grid import CHOOSE, FORCE, HERE, RAW, cells
+from experiments.attack.grid import CHOOSE, DEFENDED, FORCE, HERE, RAW, TUNING, cells
 from experiments.claims import ROOT, Derived, write_claim
 from marl import plots, stats
 from marl.files import write_atomic
@@ -83,6 +83,39 @@ def table(found: list[Cell]) -> str:
             ]
             shown = " | ".join(_shown(mine, name, form) for name, form in parts)
             lines.append(f"| {agent} | {defence} | {choose} | {force} | {len(mine)} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def weights_table(found: list[Cell]) -> str:
+    """Markdown: what the forms and weights of the regulariser gave on the tuning victims."""
+    names = ["victim", "regulariser", "weight", "return under control", "return under d-JSMA", "wins", "L1"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    by = {(c["agent"], c["regulariser"], c["weight"], c["force"]): c for c in found}
+    for agent, regulariser, weight, force in sorted(by):
+        direct = by.get((agent, regulariser, weight, "control"))
+        if force != "djsma" or direct is None:
+            continue
+        cell = by[agent, regulariser, weight, "djsma"]
+        returns = " | ".join(f"{number(c, 'return'):.2f}" for c in (direct, cell))
+        shown = f"{returns} | {number(cell, 'success'):.1%} | {number(cell, 'l1') or 0:.2f}"
+        lines.append(f"| {agent} | {regulariser} | {weight:g} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
+def tuning_table(found: list[Cell]) -> str:
+    """Markdown: the settings of defences that were tried on the tuning seed; the bare team first."""
+    names = ["defence", "wins alone", "return alone", *(f"return under {a} by {b}" for a, b in DEFENDED[1:])]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    by: dict[tuple[str, str], dict[tuple[str, str], Cell]] = {}
+    for cell in found:
+        team = by.setdefault((cell["defence"], cell["settings"]), {})
+        team[cell["choose"], cell["force"]] = cell
+    for (defence, settings), team in sorted(by.items(), key=lambda item: (item[0][0] != "none", item[0])):
+        if len(team) < len(DEFENDED):
+            continue
+        alone = f"{number(team['none', 'none'], 'success'):.1%}"
+        returns = [f"{number(team[attack], 'return'):.2f}" for attack in DEFENDED]
+        lines.append(f"| {' | '.join([f'{defence} {settings}'.strip(), alone, *returns])} |")
     return "\n".join(lines) + "\n"
 
 
@@ -217,12 +250,19 @@ def claims() -> None:
 
 
 def main() -> None:
+    page = HERE / "README.md"
+    for name, made, folder in (
+        ("weights", weights_table, RAW.parent / "weights"),
+        ("tuning", tuning_table, TUNING),
+    ):
+        tried = read(sorted(folder.glob("*.json")))
+        if tried:
+            write_atomic(page, tables.fill_block(page.read_text(), made(tried), name).encode())
     paths = sorted(RAW.glob("*.json"))
     found = read(paths)
     if not found:
         print("no cell has been played: python -m experiments.attack.grid")
         return
-    page = HERE / "README.md"
     about = f"Commit of the cells: {tables.made(paths)['commit']}. Raw: `raw/cells/`, a file per cell."
     write_atomic(page, tables.fill_block(page.read_text(), f"{table(found)}\n{about}\n").encode())
     draw(found, HERE / "plots" / "grid.png")

@@ -98,3 +98,26 @@ def test_tuning_teams_are_not_in_the_grid(tmp_path: Path) -> None:
     assert [grid.mode(v) for v in found] == ["grid", "weights", "grid", "defences"]
     assert [grid.folder(v).parent.name for v in found] == ["attack"] * 2 + ["attack_defended"] * 2
     assert found[-1]["settings"] == "defence.epsilon=0.1"
+
+
+def test_the_tables_of_what_was_tried(tmp_path: Path) -> None:
+    weights, tuning = [], []
+    for regulariser, weight, direct, forced in (("soft", 0.5, 9.0, 10.0), ("reward", 0.0, 8.0, 12.0)):
+        for force, value in (("control", direct), ("djsma", forced)):
+            cell = json.loads(write(tmp_path, "a", "owr", force, [value], l1=3.0).read_text())
+            weights.append({**cell, "regulariser": regulariser, "weight": weight})
+    rows = table.weights_table(weights).splitlines()[2:]
+    assert rows == [
+        "| qmix | reward | 0 | 8.00 | 12.00 | 0.0% | 3.00 |",
+        "| qmix | soft | 0.5 | 9.00 | 10.00 | 0.0% | 3.00 |",
+    ]
+    for team, settings, wins in (("a-smooth", "defence.weight=1", 20.0), ("a", "", 20.0)):
+        for i, (choose, force) in enumerate(grid.DEFENDED):
+            cell = json.loads(write(tmp_path, team, choose, force, [wins - i]).read_text())
+            tuning.append({**cell, "settings": settings})
+    rows = table.tuning_table(tuning[:-1]).splitlines()[2:]
+    assert rows == ["| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 |"], (
+        "bare: a cell is missing"
+    )
+    assert len(table.tuning_table(tuning).splitlines()) == 4
+    assert table.tuning_table(tuning).splitlines()[2].startswith("| none | 100.0%")
