@@ -89,13 +89,15 @@ class Config:
     budget: Budget = field(default_factory=Budget)  # of one observation at one step
     kinds: tuple[Literal["real", "binary", "onehot"], ...] = ("real", "binary", "onehot")  # that may change
 
-    # What gradient methods raise: the target's score (the paper), its lead over the best other action, or its
-    # log-probability.
-    gain: Literal["score", "margin", "cross_entropy"] = "score"
+    # What fgsm, itfgsm and pgd raise: the target's score (the paper), its lead over the best other action, or
+    # its log-probability. null: of pgd the log-probability (AMI's re-implementation), else the score.
+    gain: Literal["score", "margin", "cross_entropy"] | None = None
     step: float = 0.1  # of itfgsm, pgd and model, > 0; AMI's re-implementation
     # Of itfgsm, pgd, model, and for each theta of jsma and djsma, >= 1; AMI's re-implementation
     iterations: int = 30
-    norm: Literal["linf", "l2", "l1"] = "linf"  # in which pgd's steps are steepest
+    # In which the steps of pgd and model are steepest. CHOICE: pgd has no random start, which would spend
+    # budget that the target does not need.
+    norm: Literal["linf", "l2", "l1"] = "linf"
     theta: float = 1.0  # step of jsma, > 0
     thetas: tuple[float, ...] = (0.1, 0.25, 0.5, 1.0)  # steps of djsma, rising, each > 0
 
@@ -121,8 +123,30 @@ class Config:
         if self.force == "fgsm":
             fix = "give attack.budget.linf=<number>: it is FGSM's step"
             require(math.isfinite(self.budget.linf), "budget.linf", self.budget.linf, fix)
+        self._refuse_unread()
         if self.adversary is not None and self.choose not in LEARNED:
             raise FieldError("adversary", str(self.adversary), f"choose={self.choose} has none; leave it out")
+
+    def _refuse_unread(self) -> None:
+        """Settings that this way of forcing would not look at."""
+        own = Config.__dataclass_fields__
+        readers = {"gain": ("fgsm", "itfgsm", "pgd"), "norm": ("pgd", "model"), "lie": ("message",)}
+        for name, forces in readers.items():
+            value = getattr(self, name)
+            fix = f"force={self.force} does not read it; leave it out, or give force={' or '.join(forces)}"
+            require(self.force in forces or value == own[name].default, name, value, fix)
+        if self.force == "message":
+            for name in ("l2", "l1", "l0"):
+                value = getattr(self.budget, name)
+                fix = "lies have a budget of linf and of timing.steps alone; leave it out"
+                require(value == getattr(Budget(), name), f"budget.{name}", value, fix)
+
+    @property
+    def raised(self) -> Literal["score", "margin", "cross_entropy"]:
+        """What gradient methods raise."""
+        if self.gain is not None:
+            return self.gain
+        return "cross_entropy" if self.force == "pgd" else "score"
 
     @property
     def label(self) -> str:
@@ -146,9 +170,12 @@ class Config:
     def within(self, name: str, value: float) -> Config:
         """The same attack with one budget changed: steps, linf, l2, l1 or l0."""
         if name == "steps":
+            require(value == int(value), "curve", f"{name}:{value:g}", "give whole numbers")
             return dataclasses.replace(self, timing=dataclasses.replace(self.timing, steps=int(value)))
         known = ("steps", "linf", "l2", "l1", "l0")
         require(name in known, "curve", name, f"give one of {', '.join(known)}")
+        require(self.force != "control", "curve", name, "direct control has a budget of steps alone")
+        require(name != "l0" or value == int(value), "curve", f"{name}:{value:g}", "give whole numbers")
         changed: Any = {name: int(value) if name == "l0" else value}
         return dataclasses.replace(self, budget=dataclasses.replace(self.budget, **changed))
 

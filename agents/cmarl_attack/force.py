@@ -4,7 +4,7 @@
 |---|---|
 | fgsm | one step of the budget's L-infinity along the gradient's sign |
 | itfgsm | steps along the sign of the target's score's own gradient, until the target is reached |
-| pgd | the same along the steepest direction of a norm, projected onto every budget |
+| pgd | steepest steps of a norm that raise the target's log-probability, projected onto every budget |
 | jsma, djsma | few features, by the Jacobian (jsma.py) |
 | model | pgd on what a learned model foresees (model.py); no action is wanted |
 
@@ -83,7 +83,7 @@ def towards_failure(moment: Moment, aim: Aim) -> Tensor:
 def _by_gradient(moment: Moment, target_BK: Tensor) -> Tensor:
     """As `perturb`, the victims' alone; of those that are not attacked anything."""
     config, victim, ts = moment.config, moment.victim, moment.ts
-    aim = _of(moment.attacked_BK, towards(target_BK, victim.of_victims(ts.avail_BNA), gain=config.gain))
+    aim = _of(moment.attacked_BK, towards(target_BK, victim.of_victims(ts.avail_BNA), gain=config.raised))
     given = victim.look(ts, moment.carry), ts.obs_BNO, aim, moment.limits, config.budget
     if config.force == "fgsm":
         return victim.of_victims(fgsm(*given))

@@ -51,7 +51,9 @@ DEFENDED = (
 )  # cells of defended teams
 EPISODES = 320
 VICTIM = 0  # a stalker: ids sort by unit type, as in the paper
-FGSM_STEP = 1.0  # CHOICE: the widest step that the range allows, so that one step has its best chance
+# fgsm: half the width of the widest range in one step, CHOICE; pgd: AMI's re-implementation, whose gain
+# (log-probability), step (0.1) and iterations (30) are the attack's defaults.
+BUDGETS = {"fgsm": Budget(linf=1.0), "pgd": Budget(linf=1.0)}
 WEIGHTS = {"qmix": 0.5, "mappo": 0.01}  # of the regulariser; CHOICE until `--weights` says otherwise
 REGULARISERS: tuple[Literal["reward", "soft"], ...] = ("reward", "soft")
 TRIED = (0.0, 0.1, 0.5, 1.0, 2.0)
@@ -64,7 +66,7 @@ def attack(agent: str, choose: str, force: str, weight: float | None = None) -> 
         agents=(VICTIM,),
         choose=choose,  # type: ignore[arg-type]
         force=force,  # type: ignore[arg-type]
-        budget=Budget(linf=FGSM_STEP) if force == "fgsm" else Budget(),
+        budget=BUDGETS.get(force, Budget()),
         learner=Learner(weight=weight),
     )
 

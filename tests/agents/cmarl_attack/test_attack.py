@@ -100,6 +100,39 @@ def test_only_the_victims_free_features_change(
     assert torch.equal(act.actions_BN, chosen(team.function(seen), ts.avail_BNA)), "the team acts on it"
 
 
+def test_pgd_is_not_iterative_fgsm_by_another_name(team: HandMade, ts: TimeStep, stream: Stream) -> None:
+    """Left to themselves one raises the target's log-probability, the other its score."""
+
+    def seen(**settings: Any) -> torch.Tensor:
+        attacked = under(team, budget=Budget(), step=0.05, **settings)
+        return attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0).carry["seen_BNO"]
+
+    assert torch.equal(seen(force="pgd"), seen(force="pgd", gain="cross_entropy"))
+    assert torch.equal(seen(force="itfgsm"), seen(force="itfgsm", gain="score"))
+    assert not torch.equal(seen(force="pgd"), seen(force="itfgsm"))
+
+
+UNREAD: list[tuple[dict[str, Any], str]] = [
+    ({"force": "djsma", "gain": "margin"}, "gain='margin' cannot be used: force=djsma does not read it"),
+    ({"force": "itfgsm", "norm": "l2"}, "norm='l2' cannot be used: force=itfgsm does not read it"),
+    ({"force": "pgd", "lie": "noise"}, "lie='noise' cannot be used: force=pgd does not read it"),
+    ({"force": "message", "choose": "none", "budget": Budget(l1=1.0)}, "lies have a budget of linf"),
+]
+
+
+@pytest.mark.parametrize(("settings", "words"), UNREAD)
+def test_settings_that_nothing_reads_are_refused(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(FieldError) as error:
+        Config(**({"choose": "random"} | settings))
+    assert words in str(error.value)
+
+
+@pytest.mark.parametrize(("force", "name", "value"), [("control", "linf", 0.1), ("djsma", "steps", 0.5)])
+def test_curves_that_would_be_flat_are_refused(force: str, name: str, value: float) -> None:
+    with pytest.raises(FieldError, match="curve="):
+        Config(choose="random", force=force).within(name, value)  # type: ignore[arg-type]
+
+
 def test_targets_are_reached_and_counted(team: HandMade, ts: TimeStep, stream: Stream) -> None:
     attacked = under(team, choose="local_worst", force="pgd", budget=Budget(), gain="margin", iterations=60)
     act = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
