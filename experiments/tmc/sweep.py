@@ -4,8 +4,11 @@
     python -m experiments.tmc.sweep report   the others: every threshold, and the chosen one over all channels
 
 needs the run folders of `marl study experiments/tmc/study.yaml` and writes
-experiments/tmc/raw/eval/<run_id>.json, whose entries are kept: the same command measures what is missing. The
-threshold of a method on a world is chosen by `choose`, from the tuning runs alone: seeds that nobody reports.
+experiments/tmc/raw/eval/<run_id>.json, whose entries are kept: the same command measures what is missing, in
+two processes with `--share 1/2` and `--share 2/2`. The threshold of a method on a world is chosen by
+`choose`, from the tuning runs alone: seeds that nobody reports. `matched` chooses for two methods that are
+compared by their messages: each at its fewest that still win what both can win. What was chosen stands in the
+file (`chosen`, `matched`).
 """
 
 from __future__ import annotations
@@ -24,7 +27,8 @@ import torch
 
 from experiments.claims import ROOT
 from marl import files, plots, results
-from marl.errors import MarlError
+from marl.config import label
+from marl.errors import FieldError, MarlError
 from marl.evaluate import conversation, evaluate
 from marl.measure import load_agent, load_run
 from marl.rng import Rng
@@ -51,6 +55,10 @@ GRIDS: dict[str, tuple[dict[str, Sequence[float]], ...]] = {
     "schednet": ({"k": (1, 2, 3)},),
 }
 MARGIN = 0.015  # CHOICE: wins that a threshold may cost on the tuning seeds; claimed are 2 points
+RIVALS = ("vbc", "schednet")  # whose messages are compared with TMC's, where both win alike
+SILENT = ("qmix", "vdn")  # to whom all channels are one
+BY_RETURN = ("navigation",)  # worlds whose success is too rare to compare by: no team covers every landmark
+OTHERS = ("_tune", "_forms")  # parts whose runs are not reported: tuning seeds, other forms of TMC
 
 Entry = dict[str, Any]
 
@@ -66,23 +74,19 @@ def settings(agent: str) -> list[tuple[str, ...]]:
 
 
 def runs(raw: Path = HERE / "raw") -> list[dict[str, Any]]:
-    """The study's finished runs: run_id, part, env, agent (with what it was trained over), seed."""
+    """The study's finished runs: run_id, part, env, agent (with training channel, or form), seed."""
     out = []
     for path in sorted(raw.glob("*.json")):
         data = json.loads(path.read_text())
         if data["study"] == "tmc":
             words = dict(word.split("=", 1) for word in data["overrides"])
             trained = words.get("train_channel")
-            world = [w.removeprefix("env.") for w in data["label"].split() if w.startswith("env.")]
-            out.append(
-                {
-                    "run_id": data["run_id"],
-                    "part": data["part"],
-                    "env": " ".join([words["env"], *world]),
-                    "agent": words["agent"] + (f"({trained})" if trained else ""),
-                    "seed": data["seed"],
-                }
-            )
+            world = [w.removeprefix("env.") for w in data["overrides"] if w.startswith("env.")]
+            own = [w for w in data["overrides"] if w.startswith("agent.") and data["part"].endswith("_forms")]
+            form = " ".join(w.removeprefix("agent.") for w in own)
+            agent = words["agent"] + (f"({trained})" if trained else "") + (f" {form}" if form else "")
+            about = {"env": " ".join([words["env"], *world]), "agent": agent, "seed": data["seed"]}
+            out.append({"run_id": data["run_id"], "part": data["part"], **about})
     return out
 
 
@@ -106,7 +110,7 @@ def measure(folder: Path, words: Sequence[str], channel: str, episodes: int) -> 
         channel=cfg.channel,
     ).lists()
     out: Entry = {"words": list(words), "channel": channel, "episodes": episodes}
-    if "success" in found:
+    if "success" in found and label(cfg.env) not in BY_RETURN:
         out["success"] = "".join(str(int(value)) for value in found["success"])
     else:
         out["return"] = [round(value, 3) for value in found["return"]]
@@ -116,7 +120,7 @@ def measure(folder: Path, words: Sequence[str], channel: str, episodes: int) -> 
 
 
 def wins(entry: Entry) -> float:
-    """Mean success, or mean return where the world has none."""
+    """Mean success, or mean return where the world has none or is of BY_RETURN."""
     if "success" in entry:
         return entry["success"].count("1") / len(entry["success"])
     return float(np.mean(entry["return"]))
@@ -127,45 +131,90 @@ def messages(entry: Entry) -> float:
     return sum(entry["link.messages"]) / sum(entry["length"])
 
 
-def choose(measured: Iterable[dict[str, Any]], env: str, agent: str) -> tuple[str, ...]:
+Means = dict[tuple[str, ...], tuple[float, float]]  # by setting: wins and messages per team step
+
+
+def tuned(measured: Iterable[dict[str, Any]], env: str, agent: str) -> Means:
+    """What every setting of a method gave on the tuning seeds.
+
+    Raises:
+        MarlError: nothing was tuned.
+    """
+    runs = [m for m in measured if m["part"].endswith(OTHERS) and (m["env"], m["agent"]) == (env, agent)]
+    by_words: dict[tuple[str, ...], list[Entry]] = {}
+    for entry in (e for m in runs for e in m["entries"] if e["channel"] == "perfect"):
+        by_words.setdefault(tuple(entry["words"]), []).append(entry)
+    if not by_words:
+        raise MarlError(f"{agent} on {env} is not tuned: run python -m experiments.tmc.sweep tune first")
+    return {
+        words: (float(np.mean([wins(e) for e in es])), float(np.mean([messages(e) for e in es])))
+        for words, es in by_words.items()
+    }
+
+
+def best(means: Means) -> float:
+    """The most wins of any setting."""
+    return max(won for won, _ in means.values())
+
+
+def fewest(means: Means, level: float) -> tuple[str, ...]:
+    """The setting with the fewest messages whose wins are `level`, within MARGIN; of none, the best.
+
+    (Returns are compared with the margin times the level's size.)
+    """
+    least = level - MARGIN * (1.0 if 0 <= level <= 1 else abs(level))
+    enough = {words: sent for words, (won, sent) in means.items() if won >= least}
+    if enough:
+        return min(enough, key=lambda words: enough[words])
+    return max(means, key=lambda words: means[words][0])
+
+
+def choose(measured: Sequence[dict[str, Any]], env: str, agent: str) -> tuple[str, ...]:
     """The setting with the fewest messages whose wins on the tuning seeds are all-to-all's, within MARGIN.
 
-    Where none is, the one that wins most. (Returns are compared with the margin times all-to-all's size.)
+    Where none is, the one that wins most.
 
     Raises:
         MarlError: nothing was tuned for this method or for ac.
     """
-    tuned = [m for m in measured if m["part"].endswith("_tune") and m["env"] == env]
-    means: dict[str, dict[tuple[str, ...], tuple[float, float]]] = {}
-    for name in {agent, "ac"}:
-        entries = [e for m in tuned if m["agent"] == name for e in m["entries"] if e["channel"] == "perfect"]
-        if not entries:
-            raise MarlError(f"{name} on {env} is not tuned: run python -m experiments.tmc.sweep tune first")
-        by_words: dict[tuple[str, ...], list[Entry]] = {}
-        for entry in entries:
-            by_words.setdefault(tuple(entry["words"]), []).append(entry)
-        means[name] = {
-            words: (float(np.mean([wins(e) for e in es])), float(np.mean([messages(e) for e in es])))
-            for words, es in by_words.items()
-        }
-    (least,) = (won for won, _ in means["ac"].values())
-    least -= MARGIN * (1.0 if 0 <= least <= 1 else abs(least))
-    enough = {words: sent for words, (won, sent) in means[agent].items() if won >= least}
-    if enough:
-        return min(enough, key=lambda words: enough[words])
-    return max(means[agent], key=lambda words: means[agent][words][0])
+    return fewest(tuned(measured, env, agent), best(tuned(measured, env, "ac")))
 
 
-def _jobs(run: dict[str, Any], what: str) -> list[tuple[tuple[str, ...], str, int]]:
+def matched(measured: Sequence[dict[str, Any]], env: str, rival: str) -> dict[str, tuple[str, ...]]:
+    """Settings of TMC and of a rival, each with the fewest messages that win what both of them and ac can.
+
+    Raises:
+        MarlError: nothing was tuned for one of them.
+    """
+    means = {agent: tuned(measured, env, agent) for agent in ("tmc", rival, "ac")}
+    level = min(best(m) for m in means.values())
+    return {agent: fewest(means[agent], level) for agent in ("tmc", rival)}
+
+
+def decided(run: dict[str, Any]) -> dict[str, Any]:
+    """What the tuning runs say of a reported run: its setting, and those for comparisons by messages."""
+    agent, env, measured = run["agent"], run["env"], evaluations()
+    out: dict[str, Any] = {"chosen": list(choose(measured, env, agent)) if agent in GRIDS else []}
+    out["matched"] = {}
+    for rival in RIVALS if agent == "tmc" else (agent,) * (agent in RIVALS):
+        try:
+            out["matched"][rival] = list(matched(measured, env, rival)[agent])
+        except MarlError:  # the rival was not tuned: there is no comparison
+            continue
+    return out
+
+
+def _jobs(data: dict[str, Any], what: str) -> list[tuple[tuple[str, ...], str, int]]:
     """(words, channel, episodes) of everything to measure of a run."""
-    agent = run["agent"].partition("(")[0]
+    agent = re.split(r"[( ]", data["agent"])[0]
     if what == "tune":
         return [(words, "perfect", TUNE_EPISODES) for words in settings(agent)]
-    chosen = choose(evaluations(), run["env"], agent) if agent in GRIDS else ()
-    jobs = [(chosen, channel, REPORT_EPISODES) for channel in CHANNELS]
+    chosen = tuple(data["chosen"])
+    jobs = [(chosen, channel, REPORT_EPISODES) for channel in CHANNELS[: 1 if agent in SILENT else None]]
+    jobs += [(tuple(words), "perfect", REPORT_EPISODES) for words in data["matched"].values()]
     if agent in GRIDS:
         jobs += [(words, "perfect", SWEEP_EPISODES) for words in settings(agent) if words != chosen]
-    return jobs
+    return list(dict.fromkeys(jobs))
 
 
 def _write(path: Path, data: dict[str, Any]) -> None:
@@ -176,38 +225,66 @@ def _write(path: Path, data: dict[str, Any]) -> None:
     files.write_atomic(path, f'{head},\n "entries": [\n{lines}\n ]\n}}\n'.encode())
 
 
-def sweep(what: str, runs_dir: Path, only: str = "") -> None:
-    """Measure what is missing of every run of the study."""
-    for run in runs():
-        if run["part"].endswith("_tune") != (what == "tune") or only not in run["run_id"]:
-            continue
+def sweep(what: str, runs_dir: Path, only: str = "", share: tuple[int, int] = (1, 1)) -> None:
+    """Measure what is missing of every run of the study; runs that cannot be measured yet are named."""
+    mine = [r for r in runs() if r["part"].endswith(OTHERS) == (what == "tune") and only in r["run_id"]]
+    for run in mine[share[0] - 1 :: share[1]]:
         path = HERE / "raw" / "eval" / f"{run['run_id']}.json"
-        data = json.loads(path.read_text()) if path.is_file() else {**run, "entries": []}
+        data = json.loads(path.read_text()) if path.is_file() else {"entries": []}
+        try:
+            new = run | (decided(run) if what == "report" else {})
+            changed = any(data.get(name) != value for name, value in new.items())
+            data = new | {name: value for name, value in data.items() if name not in new}
+            _measure_missing(path, data, what, runs_dir / run["run_id"], changed=changed)
+        except MarlError as error:
+            print(f"{run['run_id']} is left out: {error}")
+    if what == "report" and share[0] == share[1]:
+        _draw_talk(runs_dir)
+
+
+def _measure_missing(path: Path, data: dict[str, Any], what: str, folder: Path, *, changed: bool) -> None:
+    """Every job of a run that its file does not hold; the file is written after each."""
+    there = {(tuple(e["words"]), e["channel"], e["episodes"]) for e in data["entries"]}
+    todo = [job for job in _jobs(data, what) if job not in there]
+    if changed and not todo:
+        _write(path, data)
+    for job in todo:
+        entry = measure(folder, *job)
         today = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
         data |= {"git": results.git(), "hardware": results.hardware(), "date": today}
-        there = {(tuple(e["words"]), e["channel"], e["episodes"]) for e in data["entries"]}
-        for job in _jobs(run, what):
-            if job not in there:
-                entry = measure(runs_dir / run["run_id"], *job)
-                data["entries"].append(entry)
-                _write(path, data)
-                shown = " ".join(job[0]).replace("agent.", "")
-                print(f"{run['run_id']} {shown} {job[1]}: {wins(entry):.3f}, {messages(entry):.2f} messages")
-    if what == "report":
-        _draw_talk(runs_dir)
+        data["entries"].append(entry)
+        _write(path, data)
+        shown = " ".join(job[0]).replace("agent.", "")
+        print(f"{data['run_id']} {shown} {job[1]}: {wins(entry):.3f}, {messages(entry):.2f} messages")
 
 
 def _draw_talk(runs_dir: Path) -> None:
     """plots/talk-<world>.png: who talks to whom in one episode of TMC, at the chosen threshold."""
-    reported = [r for r in runs() if r["agent"] == "tmc" and not r["part"].endswith("_tune")]
-    for env, run in {r["env"]: r for r in reversed(reported)}.items():
-        words = choose(evaluations(), env, "tmc")
-        cfg, saved = load_run(runs_dir / run["run_id"], words=(*words, "channel=heavy"))
+    shown: set[str] = set()
+    for m in evaluations():
+        folder = runs_dir / m["run_id"]
+        known = m["agent"] == "tmc" and "chosen" in m and m["env"] not in shown
+        if not known or m["part"].endswith(OTHERS) or not folder.is_dir():
+            continue
+        shown.add(m["env"])
+        cfg, saved = load_run(folder, words=(*m["chosen"], "channel=heavy"))
         rest = {"rng": Rng(_SEED + cfg.seed, "tmc"), "channel": cfg.channel, "threads": 1}
         said = conversation(load_agent(cfg, saved), cfg.env, device=torch.device("cpu"), **rest)
         assert said is not None
-        figure = plots.conversation(*said, title=f"TMC on {env}, heavy losses, one episode")
-        plots.save(figure, HERE / "plots" / f"talk-{re.sub(r'[^A-Za-z0-9]+', '_', env)}.png")
+        figure = plots.conversation(*said, title=f"TMC on {m['env']}, heavy losses, one episode")
+        plots.save(figure, HERE / "plots" / f"{talk_picture(m['env'])}.png")
+
+
+def talk_picture(env: str) -> str:
+    """Name of a world's picture of who talks to whom."""
+    return f"talk-{re.sub(r'[^A-Za-z0-9]+', '_', env)}"
+
+
+def _share(text: str) -> tuple[int, int]:
+    k, slash, n = text.partition("/")
+    if not (slash and k.isdigit() and n.isdigit() and 1 <= int(k) <= int(n)):
+        raise FieldError("share", text, "give k/n, the k-th of n shares: 1/2")
+    return int(k), int(n)
 
 
 def main() -> None:
@@ -215,8 +292,9 @@ def main() -> None:
     parser.add_argument("what", choices=("tune", "report"))
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "tmc", help="run folders of the study")
     parser.add_argument("--only", default="", help="runs whose id has this in it")
+    parser.add_argument("--share", default="1/1", help="k/n: every n-th run from the k-th on")
     options = parser.parse_args()
-    sweep(options.what, options.runs, options.only)
+    sweep(options.what, options.runs, options.only, _share(options.share))
 
 
 if __name__ == "__main__":

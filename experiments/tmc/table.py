@@ -5,7 +5,9 @@
 reads experiments/tmc/raw/eval/*.json (`experiments.tmc.sweep`) and the runs' raw files, and writes
 experiments/tmc/README.md between its markers, plots/pareto.png, plots/losses.png, the learning curves
 plots/<part>.png and the rows tmc.*. Every world is reported; the claims are of those worlds where messages
-pay: all-to-all wins at least 80 % and silence at least 10 points less.
+pay: all-to-all wins at least 80 % and silence at least 10 points less. Messages of two methods are compared
+at thresholds of their own for each pair (`sweep.matched`), and claimed where TMC wins as much, within 2
+points, or more.
 """
 
 from __future__ import annotations
@@ -21,13 +23,29 @@ from matplotlib.figure import Figure
 
 from experiments import tables
 from experiments.claims import ROOT, Derived, machine, write_claim
-from experiments.tmc.sweep import CHANNELS, HERE, REPORT_EPISODES, Entry, messages, wins
+from experiments.tmc.sweep import (
+    CHANNELS,
+    HERE,
+    OTHERS,
+    REPORT_EPISODES,
+    RIVALS,
+    SILENT,
+    Entry,
+    best,
+    evaluations,
+    fewest,
+    messages,
+    talk_picture,
+    tuned,
+    wins,
+)
 from marl import plots, stats
+from marl.errors import MarlError
 from marl.files import write_atomic
 
 COMMAND = "marl study experiments/tmc/study.yaml; python -m experiments.tmc.sweep tune, then report"
-SILENT = ("qmix", "vdn")
 LEAST_WINS, LEAST_GAP = 0.8, 0.1  # where messages pay
+NEAR = 0.02  # wins that are no further apart are matched
 _SEED = 0  # of the bootstrap
 Measured = list[dict[str, Any]]
 Cells = dict[tuple[str, int], float]  # by (env, seed)
@@ -36,19 +54,36 @@ Cells = dict[tuple[str, int], float]  # by (env, seed)
 def read(paths: Sequence[Path]) -> Measured:
     """What was measured of the reported runs."""
     found = [json.loads(path.read_text()) for path in paths]
-    return [m for m in found if not m["part"].endswith("_tune")]
+    return [m for m in found if not m["part"].endswith(OTHERS)]
 
 
 def cells(
-    measured: Measured, agent: str, of: Callable[[Entry], float], channel: str = "perfect", env: str = ""
+    measured: Measured,
+    agent: str,
+    of: Callable[[Entry], float],
+    channel: str = "perfect",
+    env: str = "",
+    rival: str = "",
 ) -> Cells:
-    """A number of the reported entry of every run of a method."""
+    """A number of the reported entry of every run of a method.
+
+    Args:
+        measured: of `read`.
+        agent: the method.
+        of: makes the number.
+        channel: any; teams without messages have one result for all of them.
+        env: this world alone.
+        rival: at the setting for the comparison of messages with this method, not at the chosen one.
+    """
+    channel = "perfect" if agent in SILENT else channel
     out: Cells = {}
     for m in measured:
         if m["agent"] != agent or (env and m["env"] != env):
             continue
+        words = m.get("matched", {}).get(rival) if rival else m.get("chosen", [])
         for entry in m["entries"]:
-            if entry["channel"] == channel and entry["episodes"] == REPORT_EPISODES:
+            asked = (entry["words"], entry["channel"], entry["episodes"])
+            if asked == (words, channel, REPORT_EPISODES):
                 out[m["env"], m["seed"]] = of(entry)
     return out
 
@@ -94,24 +129,63 @@ def schednet_over_tmc_messages(*paths: Path) -> Derived:
     return _ratio(read(paths), "schednet")
 
 
-def _ratio(m: Measured, agent: str) -> Derived:
-    sent = cells(m, "tmc", messages), cells(m, agent, messages)
-    return _derived(pairwise(*sent, lambda ours, other: other / ours))
+def _ratio(m: Measured, rival: str) -> Derived:
+    return _derived(ratios(m, rival))
+
+
+def ratios(m: Measured, rival: str, env: str = "") -> Cells:
+    """Messages of a rival / messages of TMC, both at their settings for this comparison."""
+    sent = [cells(m, agent, messages, env=env, rival=rival) for agent in ("tmc", rival)]
+    return pairwise(*sent, lambda ours, other: other / ours)
+
+
+def gaps(m: Measured, rival: str, env: str = "") -> Cells:
+    """Wins of TMC minus those of a rival at the settings of `ratios`."""
+    won = [cells(m, agent, wins, env=env, rival=rival) for agent in ("tmc", rival)]
+    return pairwise(*won, lambda ours, other: ours - other)
+
+
+def likeness(m: Measured, rival: str, env: str) -> str:
+    """How TMC's wins compare with a rival's there: matched, more, fewer; "" where one was not measured."""
+    found = gaps(m, rival, env)
+    if not found:
+        return ""
+    gap = float(estimate(found).value)
+    return "matched" if abs(gap) <= NEAR else "more" if gap > 0 else "fewer"
+
+
+def rank_light_loss(*paths: Path) -> Derived:
+    """1 + methods that win more than TMC under light losses."""
+    return _rank(read(paths), "light")
+
+
+def rank_medium_loss(*paths: Path) -> Derived:
+    """1 + methods that win more than TMC under medium losses."""
+    return _rank(read(paths), "medium")
 
 
 def rank_heavy_loss(*paths: Path) -> Derived:
-    """1 + methods that win more than TMC under heavy losses.
+    """1 + methods that win more than TMC under heavy losses."""
+    return _rank(read(paths), "heavy")
+
+
+def rank_gilbert_elliott_loss(*paths: Path) -> Derived:
+    """1 + methods that win more than TMC at the paper's 15.6 %."""
+    return _rank(read(paths), "gilbert_elliott")
+
+
+def _rank(m: Measured, channel: str) -> Derived:
+    """1 + methods that win more than TMC over a channel.
 
     The value (and low end) counts those whose difference has its whole 95 % interval above 0: within the
     interval of the best is rank 1. The high end counts all whose difference is above 0.
     """
-    m = read(paths)
-    ours, surely, perhaps = cells(m, "tmc", wins, "heavy"), 1, 1
+    ours, surely, perhaps = cells(m, "tmc", wins, channel), 1, 1
     runs = estimate(ours).runs
     for agent in sorted({run["agent"] for run in m} - {"tmc"}):
-        more = pairwise(ours, cells(m, agent, wins, "heavy"), lambda a, b: b - a)
-        if len(more) < len(ours):
-            continue  # not on every world and seed
+        more = pairwise(ours, cells(m, agent, wins, channel), lambda a, b: b - a)
+        if {env for env, _ in more} != {env for env, _ in ours}:
+            continue  # not on every world
         value, low, _ = estimate(more).numbers()
         perhaps += value > 0
         surely += low is not None and low > 0
@@ -153,12 +227,14 @@ def _agents(measured: Measured, env: str) -> list[str]:
     return [a for a in order if any(m["agent"] == a and m["env"] == env for m in measured)]
 
 
-def _chosen(measured: Measured, env: str, agent: str) -> str:
+def _shown(words: Sequence[str]) -> str:
+    return ", ".join(word.removeprefix("agent.") for word in words) or "-"
+
+
+def _chosen(measured: Measured, env: str, agent: str, rival: str = "") -> str:
     for m in measured:
         if (m["env"], m["agent"]) == (env, agent):
-            for entry in m["entries"]:
-                if entry["episodes"] == REPORT_EPISODES:
-                    return ", ".join(word.removeprefix("agent.") for word in entry["words"]) or "-"
+            return _shown(m.get("matched", {}).get(rival, []) if rival else m.get("chosen", []))
     return "-"
 
 
@@ -178,6 +254,41 @@ def table(measured: Measured) -> str:
             row += [_cell(by[channel], share) for channel in CHANNELS]
             lines.append("| " + " | ".join([*row, _cell(drop, share)]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def compared(measured: Measured) -> str:
+    """Markdown, a row per world and rival: messages at matched wins."""
+    head = "| world | rival | threshold of TMC | of the rival | wins of TMC | of the rival | messages of TMC "
+    lines = [head + "| of the rival | ratio | TMC wins |", "|" + "---|" * 10]
+    for env in sorted({m["env"] for m in measured}):
+        share, scale = "success" in _any_entry(measured, env), _per_agent_step(env, measured)
+        for rival in (rival for rival in RIVALS if ratios(measured, rival, env)):
+            row = [env, rival, *(_chosen(measured, env, agent, rival) for agent in ("tmc", rival))]
+            for of, as_share in ((wins, share), (scale, False)):
+                for agent in ("tmc", rival):
+                    row.append(_cell(cells(measured, agent, of, env=env, rival=rival), as_share))
+            row += [_cell(ratios(measured, rival, env), False)]
+            lines.append("| " + " | ".join([*row, likeness(measured, rival, env) if share else "-"]) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def forms(measured: Measured) -> str:
+    """Markdown, a row per world and form of TMC, on tuning seeds; "" where there are none."""
+    lines = ["| world | form | most wins | threshold | wins | messages per agent-step |", "|" + "---|" * 6]
+    for env in sorted({m["env"] for m in measured if m["part"].endswith("_forms")}):
+        names = {m["agent"] for m in measured if m["env"] == env and m["part"].endswith("_forms")}
+        try:
+            all_to_all = tuned(measured, env, "ac")
+            found = {name: tuned(measured, env, name) for name in ("tmc", *sorted(names))}
+        except MarlError:
+            continue
+        ((level, everybody),) = all_to_all.values()
+        for name, means in found.items():
+            words = fewest(means, level)
+            won, sent = means[words]
+            row = [env, name, f"{best(means):.3f}", _shown(words), f"{won:.3f}", f"{sent / everybody:.2f}"]
+            lines.append("| " + " | ".join(row) + " |")
+    return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
 def _per_agent_step(env: str, measured: Measured) -> Callable[[Entry], float]:
@@ -246,35 +357,47 @@ def made(paths: Sequence[Path]) -> dict[str, str]:
     }
 
 
+_RANK = "1 + methods that surely win more than TMC under channel="
 _CLAIMS = {  # test and what was compared
     "message_reduction": ("value >= 0.8", "1 - messages of TMC over those of all-to-all, no loss"),
     "win_gap_points": ("value <= 2", "win rate of all-to-all minus that of TMC, points, no loss"),
-    "vbc_over_tmc_messages": ("value >= 1.3", "messages of VBC over those of TMC, no loss"),
-    "schednet_over_tmc_messages": ("value >= 3.7", "messages of SchedNet over those of TMC, no loss"),
-    "rank_heavy_loss": ("value == 1", "1 + methods that surely win more than TMC under channel=heavy"),
+    "vbc_over_tmc_messages": ("value >= 1.3", "messages of VBC over those of TMC, at wins as many, no loss"),
+    "schednet_over_tmc_messages": (
+        "value >= 3.7",
+        "messages of SchedNet over those of TMC, at wins as many, no loss",
+    ),
+    **{f"rank_{name}_loss": ("value == 1", f"{_RANK}{name}") for name in CHANNELS[1:]},
 }
+
+
+def claimed(measured: Measured) -> list[str]:
+    """Worlds of the claims: where messages pay, and of these, if there are any, those with enough seeds."""
+    pay = where_messages_pay(measured)
+    enough = [e for e in pay if len(cells(measured, "tmc", wins, env=e)) >= tables.CLAIM_SEEDS]
+    return enough or pay
 
 
 def claims(paths: Sequence[Path], measured: Measured, envs: Sequence[str]) -> None:
     """Write the rows that the raw files support, of the worlds where messages pay."""
-    kinds = {"message_reduction": ("tmc", "ac"), "win_gap_points": ("tmc", "ac")}
-    kinds |= {"vbc_over_tmc_messages": ("tmc", "vbc"), "schednet_over_tmc_messages": ("tmc", "schednet")}
+    everything = {path: json.loads(path.read_text()) for path in paths}
     for name, (test, what) in _CLAIMS.items():
-        wanted = kinds.get(name)
+        other = name.removesuffix("_over_tmc_messages") if "_over_" in name else "ac"
+        rival = other if other in RIVALS else ""
+        wanted = None if name.startswith("rank") else ("tmc", other)
+        worlds = [e for e in envs if not rival or likeness(measured, rival, e) in ("matched", "more")]
         mine = [
             path
-            for path, m in ((p, json.loads(p.read_text())) for p in paths)
-            if m["env"] in envs
-            and not m["part"].endswith("_tune")
+            for path, m in everything.items()
+            if m["env"] in worlds
+            and not m["part"].endswith(OTHERS)
             and (m["agent"] in wanted if wanted else m["agent"] != "tarmac")
         ]
         found = read(mine)
         if not set(wanted or ("tmc", "ac")) <= {m["agent"] for m in found}:
             continue
-        seeds = estimate(cells(found, "tmc", wins)).runs
-        ours = f"tmc {100 * float(estimate(cells(found, 'tmc', wins)).value):.1f} %"
-        others = [a for a in wanted or () if a != "tmc"]
-        won = [f"{a} {100 * float(estimate(cells(found, a, wins)).value):.1f} %" for a in others]
+        won = {a: cells(found, a, wins, rival=rival) for a in wanted or ("tmc",)}
+        seeds = min(estimate(values).runs for values in won.values())
+        shown = [f"{a} {100 * float(estimate(values).value):.1f} %" for a, values in won.items()]
         write_claim(
             id=f"tmc.{name}",
             unit="points" if "points" in name else "x" if "over" in name else "1",
@@ -282,11 +405,28 @@ def claims(paths: Sequence[Path], measured: Measured, envs: Sequence[str]) -> No
             derive_with=f"experiments.tmc.table:{name}",
             raw=[str(path.relative_to(ROOT)) for path in mine],
             command=COMMAND,
-            note=f"{what}; {', '.join(envs)}; IQM over seeds of {REPORT_EPISODES:,} paired greedy episodes, "
-            f"thresholds chosen on other seeds; wins without loss: {', '.join([ours, *won])}",
+            note=f"{what}; {', '.join(worlds)}; IQM over seeds of {REPORT_EPISODES:,} paired greedy "
+            f"episodes, thresholds chosen on other seeds; wins without loss: {', '.join(shown)}",
             trial=seeds < tables.CLAIM_SEEDS,
             made=made(mine),
         )
+
+
+def page(paths: Sequence[Path], measured: Measured) -> str:
+    """What stands between the markers of README.md."""
+    envs = claimed(measured)
+    where = f"Claims are of: {', '.join(envs)}." if envs else "Messages pay on none of these: no claims."
+    about = f"{where} Commit of the measurements: {made(paths)['commit']}. Raw: `raw/eval/<run_id>.json`."
+    names = {"pareto": "Wins against messages", "losses": "Wins under losses"}
+    names |= {talk_picture(env): f"Who talks to whom, {env}" for env in sorted({m["env"] for m in measured})}
+    there = [name for name in names if (HERE / "plots" / f"{name}.png").is_file()]
+    pictures = "\n\n".join(f"![{names[name]}](plots/{name}.png)" for name in there)
+    tried = forms(evaluations())
+    tried = f"Other forms of TMC, tuning seeds:\n\n{tried}\n" if tried else ""
+    alike = (
+        f"Messages where both win as much (matched: within {100 * NEAR:.0f} points):\n\n{compared(measured)}"
+    )
+    return f"{table(measured)}\n{alike}\n{tried}{about}\n\n{pictures}\n"
 
 
 def main() -> None:
@@ -296,16 +436,11 @@ def main() -> None:
     if not measured:
         print("nothing was measured yet: run python -m experiments.tmc.sweep report")
         return
-    envs = where_messages_pay(measured)
     plots.save(pareto(measured), HERE / "plots" / "pareto.png")
     plots.save(losses(measured), HERE / "plots" / "losses.png")
-    claims(paths, measured, envs)
-    page = HERE / "README.md"
-    where = f"Claims are of: {', '.join(envs)}." if envs else "Messages pay on none of these: no claims."
-    about = f"{where} Commit of the measurements: {made(paths)['commit']}. Raw: `raw/eval/<run_id>.json`."
-    pictures = "![Wins against messages](plots/pareto.png)\n\n![Wins under losses](plots/losses.png)"
-    shown = f"{table(measured)}\n{about}\n\n{pictures}\n"
-    write_atomic(page, tables.fill_block(page.read_text(), shown).encode())
+    claims(paths, measured, claimed(measured))
+    readme, shown = HERE / "README.md", page(paths, measured)
+    write_atomic(readme, tables.fill_block(readme.read_text(), shown).encode())
     print(shown)
 
 
