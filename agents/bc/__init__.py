@@ -21,22 +21,23 @@ Supervised Learning?", ICLR 2022.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from marl.config import QUIET
 from marl.errors import require
 from marl.nets import Optimiser
-from marl.offline import OfflinePolicy, WishingTeam, check_preference, transitions
+from marl.offline import OfflinePolicy, WishingTeam, check_preference, cosine, transitions
 from marl.rng import Rng, Stream
 from marl.types import Act, Batch, Carry, EnvSpec, Link, TimeStep
 
 
 @dataclass(kw_only=True)
 class Config:
-    """Sizes as FairDICE's, so that the two differ in their losses alone."""
+    """Sizes and rates as FairDICE's, so that with equal settings the two differ in their losses alone."""
 
     condition: Literal["none", "preference", "outcome"] = "none"
     preference: tuple[float, ...] = ()  # wanted while acting, >= 0, any sum above 0; empty: all alike
@@ -45,6 +46,8 @@ class Config:
     layer_norm: bool = True  # after every hidden layer but the last
     scale_inputs: bool = True  # observations to mean 0, deviation 1 over the data
     learning_rate: float = 3e-4  # Adam, > 0
+    # Updates over which the rate falls to 0 as a cosine, as FairDICE's policy_decay; 0: never.
+    policy_decay: int = field(default=0, metadata=QUIET)
 
     def __post_init__(self) -> None:
         kinds = ("none", "preference", "outcome")
@@ -53,7 +56,8 @@ class Config:
         told = not self.preference or self.condition != "none"
         require(told, "preference", self.preference, "leave it out, or give condition=preference or outcome")
         require(self.hidden >= 1, "hidden", self.hidden, "give an integer >= 1")
-        require(self.layers >= 0, "layers", self.layers, "give an integer >= 0")
+        for name in ("layers", "policy_decay"):
+            require(getattr(self, name) >= 0, name, getattr(self, name), "give an integer >= 0")
         require(self.learning_rate > 0, "learning_rate", self.learning_rate, "give a number above 0")
 
     @property
@@ -150,6 +154,9 @@ class Cloner(WishingTeam):
         x = transitions(batch)
         told = self._told(self.scaler.obs(x.obs_XNO), self._hindsight(batch))
         loss = -self.policy.log_prob(told, x.avail_XNA, x.actions_XN).mean()
+        if self.config.policy_decay:
+            rate = cosine(self.config.learning_rate, self.updates, self.config.policy_decay)
+            self.optimisers["policy"].set_learning_rate(rate)
         norm = self.optimisers["policy"].step(loss)
         self.updates += 1
         return {"loss": loss.detach(), "grad_norm": norm}

@@ -42,6 +42,7 @@ from marl.offline import (
     Summary,
     Transitions,
     Trunk,
+    cosine,
     summarise,
     transitions,
 )
@@ -249,8 +250,7 @@ class FairDice(OfflineTeam):
         """Differentiate and step all; returns the gradients' norms."""
         c, steps = self.config, self.optimisers
         if c.policy_decay:
-            done = min(self.updates / c.policy_decay, 1.0)
-            steps["policy"].set_learning_rate(c.learning_rate * 0.5 * (1 + math.cos(math.pi * done)))
+            steps["policy"].set_learning_rate(cosine(c.learning_rate, self.updates, c.policy_decay))
         for optimiser in steps.values():
             optimiser.flat.grad.zero_()
         if torch.isfinite(dual):  # else `apply` says so

@@ -7,7 +7,7 @@ from marl.offline.network import Trunk
 from marl.offline.outcomes import Outcomes
 from marl.offline.policy import OfflinePolicy, one_kind, unit_box
 from marl.offline.summary import Scaler, Summary, describe, summarise
-from marl.offline.team import OfflineTeam, WishingTeam, check_preference
+from marl.offline.team import OfflineTeam, WishingTeam, check_preference, cosine
 from marl.offline.transitions import Transitions, objectives_of, rewards_of, transitions
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Trunk",
     "WishingTeam",
     "check_preference",
+    "cosine",
     "describe",
     "objectives_of",
     "one_kind",

@@ -8,6 +8,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -62,6 +63,11 @@ class OfflineTeam:
         for name, optimiser in self.optimisers.items():
             optimiser.load_state_dict(state["optimisers"][name])
         self.updates = int(state["counters"]["updates"])
+
+
+def cosine(rate: float, updates: int, over: int) -> float:
+    """A learning rate that falls to 0 as half a cosine over so many updates, and stays there."""
+    return rate * 0.5 * (1 + math.cos(math.pi * min(updates / over, 1.0)))
 
 
 def check_preference(preference: Sequence[float]) -> None:

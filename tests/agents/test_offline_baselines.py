@@ -217,3 +217,20 @@ def test_wrong_settings_are_refused():
     for config in (BC(condition="preference", preference=(1.0,)), DT(preference=(1.0,))):
         with pytest.raises(FieldError, match="give 2 numbers, one for each of left, right"):
             config.build(spec=spec(), rng=Rng(0), device=CPU)
+
+
+def test_clonings_rate_falls_to_nothing_as_fairdices():
+    """After `policy_decay` updates nothing changes any more; before, it does."""
+    loop = loop_of(BC(hidden=8, policy_decay=20), spec(), length=2)
+    loop.use(memory_of(spec(), fork(), CPU))
+
+    def weights():
+        return torch.cat([p.detach().flatten() for p in loop.agent.policy.parameters()])
+
+    seen = [weights()]
+    for _ in range(4):
+        loop.iterate()
+        seen.append(weights())
+    assert not torch.equal(seen[1], seen[2])
+    assert torch.equal(seen[3], seen[4])
+    assert float(loop.agent.optimisers["policy"].learning_rate) == 0.0
