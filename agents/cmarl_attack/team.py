@@ -19,6 +19,7 @@ The numbers of a step are in the act's extras, summed over victims (B,): `attack
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -64,6 +65,7 @@ class Attacked:
         self.device, self.adversary, self._cfg = self.victim.device, adversary, cfg
         self.env: Env | None = None  # where it acts: `attach`
         self._copies: Env | None = None
+        self._counting_B: Tensor | None = None  # worlds that count; None: all
         with_critic = choose.has_mixer(agent) or choose.has_critic(agent)
         if config.choose == "mixer_worst" and not with_critic:
             fix = f"{label(cfg.agent)} has neither a mixer nor a critic; give local_worst"
@@ -77,7 +79,26 @@ class Attacked:
 
     def attach(self, env: Env) -> None:
         """Say where the team acts: mixer_worst tries actions in copies of it where there is no mixer."""
-        self.env, self._copies = env, None
+        self.env, self._copies, self._counting_B = env, None, None
+
+    def count_only(self, worlds_B: Tensor | None) -> None:
+        """Leave all other worlds alone from the next step on: whoever measures does not look at them.
+
+        Args:
+            worlds_B: bool; None: all count.
+        """
+        self._counting_B = None if worlds_B is None else worlds_B.to(self.device, copy=True)
+
+    @property
+    def victims(self) -> tuple[int, ...]:
+        """Whom it attacks."""
+        return self.config.agents
+
+    def within(self, name: str, value: float) -> Attacked:
+        """The same attack with another budget; victims, adversary and model are not looked for again."""
+        other = copy.copy(self)
+        other.config = self.config.within(name, value)
+        return other
 
     def initial_carry(self, rows: int) -> Carry:
         """The team's, the adversary's, and how many steps of the episode were attacked."""
@@ -233,6 +254,8 @@ class Attacked:
         """Who is attacked now, bool (B, K)."""
         timing, victim = self.config.timing, self.victim
         wanted_BK = victim.of_victims(ts.alive_BN)
+        if self._counting_B is not None:
+            wanted_BK = wanted_BK & self._counting_B[:, None]
         if target_BK is not None:
             wanted_BK = wanted_BK & (target_BK != victim.of_victims(greedy_BN))
         if timing.steps is not None:

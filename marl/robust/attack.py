@@ -52,7 +52,12 @@ class AttackConfig(Protocol):
         ...
 
     def build(self, *, cfg: RunConfig, saved: Saved, agent: Any) -> Agent:
-        """The team under attack; has `attach(env)` if the attack looks into the worlds."""
+        """The team under attack.
+
+        It may have `attach(env)` if the attack looks into the worlds, `count_only(worlds_B)` if it can leave
+        worlds alone that nobody looks at, `within(name, value)` if another budget needs no new building, and
+        `victims`, the indices of the agents under attack.
+        """
         ...
 
 
@@ -100,6 +105,8 @@ class _Sums:
                 value_B = torch.where(playing_B, act.extras[PREFIX + name].cpu(), 0.0)
                 row = self.rows[-1]
                 row[name] = row[name] + value_B if name in row else value_B
+        if hasattr(self.agent, "count_only"):
+            self.agent.count_only(playing_B)
 
     def episodes(self) -> dict[str, list[float]]:
         return {PREFIX + name: torch.cat([row[name] for row in self.rows]).tolist() for name in self.rows[0]}
@@ -116,6 +123,8 @@ def measure(agent: Any, cfg: RunConfig, *, episodes: int, seed: int, batch: int 
     """
     sums, started = _Sums(agent), time.monotonic()
     played = play(agent, cfg, episodes=episodes, seed=seed, batch=batch, watcher=sums)
+    if hasattr(agent, "count_only"):
+        agent.count_only(None)
     return Measured(episodes=played.lists() | sums.episodes(), seconds=time.monotonic() - started)
 
 
@@ -194,14 +203,16 @@ def attack_run(
     chosen, agent = cfg.seed if seed is None else seed, load_agent(cfg, saved)
     name, values = curve_of(curve, attack)
     inside = [attack.within(name, value) for value in values]
-    team = attack.build(cfg=cfg, saved=saved, agent=agent)  # first: what does not fit is said at once
+    team: Any = attack.build(cfg=cfg, saved=saved, agent=agent)  # first: what does not fit is said at once
     clean = measure(agent, cfg, episodes=episodes, seed=chosen)
     attacked = measure(team, cfg, episodes=episodes, seed=chosen)
     points = []
     for value, one in zip(values, inside, strict=True):
-        other = one.build(cfg=cfg, saved=saved, agent=agent)
+        again = hasattr(team, "within")
+        other = team.within(name, value) if again else one.build(cfg=cfg, saved=saved, agent=agent)
         points.append((value, measure(other, cfg, episodes=episodes, seed=chosen)))
     out = report.content(cfg, saved, attack, chosen, clean, attacked, name, points)
+    out["victims"] = list(getattr(team, "victims", ()))
     where = cfg.folder / "attacks" / f"{attack.label}-{saved.step}-s{chosen}-e{episodes}-{attack.hash[:8]}"
     files.make_folder(where)
     report.show(out)

@@ -90,6 +90,8 @@ def show(out: dict[str, Any]) -> None:
 
     episodes = len(out["episodes"]["clean"]["return"])
     title = f"{out['run_id']}, checkpoint {out['checkpoint']}: {out['label']}, {episodes} episodes"
+    if out.get("victims"):
+        title += f", victims {', '.join(map(str, out['victims']))}"
     table = Table("", "clean", "attacked", title=title, title_justify="left")
     for name, (words, form) in _ROWS.items():
         cells = [out[side].get(name) for side in ("clean", "attacked")]

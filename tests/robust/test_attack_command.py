@@ -50,6 +50,7 @@ def test_a_report_with_curve_and_film(folder: Path, capsys: pytest.CaptureFixtur
     assert isinstance(clean, dict)
     assert isinstance(attacked, dict)
     assert isinstance(curve, dict)
+    assert out["victims"] == [0]
     assert clean["steps_attacked"] is None
     assert attacked["steps_attacked"] > 0
     assert attacked["linf"] <= 0.5 + 1e-6

@@ -370,6 +370,48 @@ def test_attacks_are_the_same_twice_and_in_parts(trained: Callable[..., Path]) -
     assert parts["return"] == pytest.approx(once["return"], abs=1e-4)
 
 
+def test_worlds_that_nobody_looks_at_are_left_alone(team: HandMade, ts: TimeStep, stream: Stream) -> None:
+    attacked = under(team, choose="random", force="pgd")
+    all_of_them = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
+    counts = torch.tensor([True, False, True, True, False])
+    attacked.count_only(counts)
+    some = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
+    for name, value in all_of_them.extras.items():
+        torch.testing.assert_close(some.extras[name], value * counts)
+    assert torch.equal(some.carry["seen_BNO"][~counts], ts.obs_BNO[~counts])
+    attacked.count_only(None)
+    again = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
+    assert torch.equal(again.carry["seen_BNO"], all_of_them.carry["seen_BNO"])
+
+
+def test_leaving_finished_worlds_alone_changes_no_result(
+    trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cfg, saved = load_run(trained(*BATTLE))
+    attack = Config(choose="random", force="itfgsm", agents=(0, 1, 2), gain="margin")
+
+    def played() -> dict[str, list[float]]:
+        team = attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+        return measure(team, cfg, episodes=6, seed=5).episodes
+
+    fast = played()
+    assert len(set(fast["length"])) > 1, "some worlds wait for others"
+    monkeypatch.setattr(Attacked, "count_only", lambda *_: None)
+    slow = played()
+    assert fast["attack.attacked"] == slow["attack.attacked"]
+    for name, values in slow.items():
+        assert fast[name] == pytest.approx(values, abs=1e-4), name
+
+
+def test_another_budget_keeps_victims_and_model(team: HandMade, ts: TimeStep, stream: Stream) -> None:
+    attacked = under(team, choose="local_worst", force="itfgsm", budget=Budget())
+    tighter = attacked.within("linf", 0.01)
+    assert tighter.victims == attacked.victims
+    act = tighter.act(ts, tighter.initial_carry(5), rng=stream, explore=0.0)
+    assert float((act.carry["seen_BNO"] - ts.obs_BNO).abs().max()) <= 0.01 + 1e-6
+    assert attacked.config.budget == Budget(), "the first one is as it was"
+
+
 def test_a_critic_tries_every_action_in_copies_of_the_worlds(trained: Callable[..., Path]) -> None:
     """mixer_worst of an actor-critic team against one world at a time, stepped by hand."""
     folder = trained("env=battle/3m", "agent=mappo", "agent.hidden=16")
