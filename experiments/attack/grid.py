@@ -50,6 +50,8 @@ DEFENDED = (
     ("owr", "djsma"),
 )  # cells of defended teams
 EPISODES = 320
+VICTIMS = 5  # of each method, the first seeds that win
+WINS = 0.98  # of its final episodes that a victim wins; a defended team need not, it is compared with its own seed
 VICTIM = 0  # a stalker: ids sort by unit type, as in the paper
 # fgsm: half the width of the widest range in one step, CHOICE; pgd: AMI's re-implementation, whose gain
 # (log-probability), step (0.1) and iterations (30) are the attack's defaults.
@@ -81,10 +83,19 @@ def victims(here: Path = HERE) -> list[dict[str, Any]]:
         words = dict(word.split("=", 1) for word in run["overrides"])
         about = {"agent": words["agent"], "defence": words.get("defence", "none")}
         settings = " ".join(f"{k}={v}" for k, v in words.items() if k.startswith("defence."))
-        out.append(
-            {"run_id": run["run_id"], "part": run["part"], "seed": run["seed"], **about, "settings": settings}
-        )
+        won = [episode[run["columns"].index("success")] for episode in run["episodes"]]
+        about |= {"settings": settings, "wins_trained": sum(won) / len(won)}
+        out.append({"run_id": run["run_id"], "part": run["part"], "seed": run["seed"], **about})
     return out
+
+
+def grid_victims(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The teams that the grid attacks: of each method the first VICTIMS seeds that win, and defended teams."""
+    bare = sorted((v for v in found if mode(v) == "grid" and v["defence"] == "none"), key=lambda v: v["seed"])
+    out = []
+    for agent in dict.fromkeys(v["agent"] for v in bare):
+        out += [v for v in bare if v["agent"] == agent and v["wins_trained"] >= WINS][:VICTIMS]
+    return out + [v for v in found if mode(v) == "grid" and v["defence"] != "none"]
 
 
 def folder(victim: dict[str, Any]) -> Path:
@@ -198,9 +209,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     if given.defences:
         do, chosen = try_defence, [v for v in victims() if v["part"] == "tune"]
+    elif given.weights:
+        do, chosen = try_weights, [v for v in victims() if mode(v) == "weights"]
     else:
-        do = try_weights if given.weights else attack_victim
-        chosen = [v for v in victims() if mode(v) == ("weights" if given.weights else "grid")]
+        do, chosen = attack_victim, grid_victims(victims())
     if given.run is not None:
         chosen = [v for v in chosen if v["run_id"] == given.run]
     if not chosen:

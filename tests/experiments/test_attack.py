@@ -92,12 +92,33 @@ def test_tuning_teams_are_not_in_the_grid(tmp_path: Path) -> None:
     ):
         raw = tmp_path / study / "raw"
         raw.mkdir(parents=True, exist_ok=True)
-        run = {"run_id": f"{study}{part}", "part": part, "seed": 0, "overrides": words}
+        played = {"columns": ["return", "success"], "episodes": [[20.0, 1.0], [14.0, 0.0]]}
+        run = {"run_id": f"{study}{part}", "part": part, "seed": 0, "overrides": words, **played}
         (raw / f"{part}.json").write_text(json.dumps(run))
     found = grid.victims(tmp_path)
     assert [grid.mode(v) for v in found] == ["grid", "weights", "grid", "defences"]
     assert [grid.folder(v).parent.name for v in found] == ["attack"] * 2 + ["attack_defended"] * 2
     assert found[-1]["settings"] == "defence.epsilon=0.1"
+    assert found[0]["wins_trained"] == 0.5
+    assert [v["run_id"] for v in grid.grid_victims(found)] == ["defendeddefended"], (
+        "half of the wins is too few"
+    )
+
+
+def test_the_first_five_seeds_that_win_are_attacked() -> None:
+    wins = [1.0, 0.97, 0.98, 1.0, 0.99, 1.0, 1.0, 1.0]
+    found = [
+        {
+            "run_id": str(seed),
+            "part": "qmix",
+            "agent": "qmix",
+            "defence": "none",
+            "seed": seed,
+            "wins_trained": won,
+        }
+        for seed, won in reversed(list(enumerate(wins)))
+    ]
+    assert [v["seed"] for v in grid.grid_victims(found)] == [0, 2, 3, 4, 5]
 
 
 def test_the_tables_of_what_was_tried(tmp_path: Path) -> None:
