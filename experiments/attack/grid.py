@@ -51,14 +51,14 @@ DEFENDED = (
 )  # cells of defended teams
 EPISODES = 320
 VICTIMS = 5  # of each method, the first seeds that win
-WINS = 0.98  # of its final episodes that a victim wins; a defended team need not, it is compared with its own seed
+WINS = 0.98  # of its final episodes that a victim wins; a defended team need not
 VICTIM = 0  # a stalker: ids sort by unit type, as in the paper
 # fgsm: half the width of the widest range in one step, CHOICE; pgd: AMI's re-implementation, whose gain
 # (log-probability), step (0.1) and iterations (30) are the attack's defaults.
 BUDGETS = {"fgsm": Budget(linf=1.0), "pgd": Budget(linf=1.0)}
 WEIGHTS = {"qmix": 0.5, "mappo": 0.01}  # of the regulariser; CHOICE until `--weights` says otherwise
 REGULARISERS: tuple[Literal["reward", "soft"], ...] = ("reward", "soft")
-TRIED = (0.0, 0.1, 0.5, 1.0, 2.0)
+TRIED = {"qmix": (0.1, 0.5, 2.0), "mappo": (0.002, 0.01, 0.05)}  # logits differ more than values
 
 
 def attack(agent: str, choose: str, force: str, weight: float | None = None) -> Config:
@@ -90,7 +90,7 @@ def victims(here: Path = HERE) -> list[dict[str, Any]]:
 
 
 def grid_victims(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The teams that the grid attacks: of each method the first VICTIMS seeds that win, and defended teams."""
+    """The teams that the grid attacks: of each method the first seeds that win, and defended teams."""
     bare = sorted((v for v in found if mode(v) == "grid" and v["defence"] == "none"), key=lambda v: v["seed"])
     out = []
     for agent in dict.fromkeys(v["agent"] for v in bare):
@@ -175,7 +175,8 @@ def _play(victim: dict[str, Any], chosen: Iterator[tuple[str, str]], raw: Path) 
 
 def try_weights(victim: dict[str, Any]) -> None:
     """d-JSMA and direct control of owr under every weight and both regularisers, on a tuning victim."""
-    for regulariser, weight, force in itertools.product(REGULARISERS, TRIED, ("control", "djsma")):
+    tried = itertools.product(REGULARISERS, TRIED[victim["agent"]])
+    for (regulariser, weight), force in itertools.product(tried, ("control", "djsma")):
         path = RAW.parent / "weights" / f"{victim['run_id']}-{regulariser}-{weight:g}-{force}.json"
         if path.is_file():
             continue
