@@ -135,14 +135,14 @@ def _ratio(m: Measured, rival: str) -> Derived:
 
 def ratios(m: Measured, rival: str, env: str = "") -> Cells:
     """Messages of a rival / messages of TMC, both at their settings for this comparison."""
-    sent = [cells(m, agent, messages, env=env, rival=rival) for agent in ("tmc", rival)]
-    return pairwise(*sent, lambda ours, other: other / ours)
+    ours, theirs = (cells(m, agent, messages, env=env, rival=rival) for agent in ("tmc", rival))
+    return pairwise(ours, theirs, lambda a, b: b / a)
 
 
 def gaps(m: Measured, rival: str, env: str = "") -> Cells:
     """Wins of TMC minus those of a rival at the settings of `ratios`."""
-    won = [cells(m, agent, wins, env=env, rival=rival) for agent in ("tmc", rival)]
-    return pairwise(*won, lambda ours, other: ours - other)
+    ours, theirs = (cells(m, agent, wins, env=env, rival=rival) for agent in ("tmc", rival))
+    return pairwise(ours, theirs, lambda a, b: a - b)
 
 
 def likeness(m: Measured, rival: str, env: str) -> str:
