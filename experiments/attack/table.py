@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments import tables
-from experiments.attack.grid import CHOOSE, DEFENDED, FORCE, HERE, RAW, TUNING, cells
+from experiments.attack.grid import CHOOSE, DEFENDED, FORCE, HERE, RAW, TUNING, WINS, cells, mode, victims
 from experiments.claims import ROOT, Derived, write_claim
 from marl import plots, stats
 from marl.files import write_atomic
@@ -30,9 +30,14 @@ def read(paths: Iterable[Path]) -> list[Cell]:
     return [json.loads(path.read_text()) for path in paths]
 
 
+def defence_of(cell: Cell) -> str:
+    """The team's defence with the settings that were given."""
+    return f"{cell['defence']} {cell.get('settings', '')}".strip()
+
+
 def kind(cell: Cell) -> tuple[str, str, str, str]:
     """Victim's method, its defence, step one, step two."""
-    return cell["agent"], cell["defence"], cell["choose"], cell["force"]
+    return cell["agent"], defence_of(cell), cell["choose"], cell["force"]
 
 
 def number(cell: Cell, name: str) -> float | None:
@@ -62,12 +67,10 @@ def _shown(cells: list[Cell], name: str, form: str) -> str:
 
 def table(found: list[Cell]) -> str:
     """Markdown: a row per victim's method, defence, step one and step two."""
-    columns = (
-        "victim, defence, step one, step two, victims, return, wins, misled, target reached, L1, L0, attacked"
-    )
-    names = columns.split(", ")
+    columns = "victim, defence, step one, step two, victims, return, wins, misled, target reached"
+    names = [*columns.split(", "), "L1", "L0", "L-infinity", "attacked"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for agent, defence in dict.fromkeys((cell["agent"], cell["defence"]) for cell in found):
+    for agent, defence in dict.fromkeys((cell["agent"], defence_of(cell)) for cell in found):
         for choose, force in cells():
             mine = [c for c in found if kind(c) == (agent, defence, choose, force)]
             if not mine:
@@ -79,11 +82,39 @@ def table(found: list[Cell]) -> str:
                 ("target_reached", ".1%"),
                 ("l1", ".2f"),
                 ("l0", ".1f"),
+                ("linf", ".2f"),
                 ("steps_attacked", ".1f"),
             ]
             shown = " | ".join(_shown(mine, name, form) for name, form in parts)
             lines.append(f"| {agent} | {defence} | {choose} | {force} | {len(mine)} | {shown} |")
     return "\n".join(lines) + "\n"
+
+
+def alone(found: list[Cell]) -> str:
+    """A sentence: what every victim wins alone, and which of them are not trained."""
+    parts, weak = [], []
+    for agent, defence in dict.fromkeys((cell["agent"], defence_of(cell)) for cell in found):
+        mine = [c for c in found if kind(c) == (agent, defence, "none", "none")]
+        wins = [f"{_wins(c):.1%}" for c in mine]
+        parts.append(f"{agent}, {defence}: {', '.join(wins) or 'not played'}")
+        weak += [c["run_id"] for c in mine if _wins(c) < WINS]
+    under = f"under {WINS:.0%}: {', '.join(weak) or 'none'}"
+    return f"Wins of the victims alone, one number each. {'; '.join(parts)}; {under}."
+
+
+def left_out(teams: list[dict[str, Any]]) -> str:
+    """A sentence: the teams without a defence that were trained, and those of them that win too little.
+
+    Args:
+        teams: of `grid.victims`.
+    """
+    parts = []
+    bare = [t for t in teams if mode(t) == "grid" and t["defence"] == "none"]
+    for agent in dict.fromkeys(t["agent"] for t in bare):
+        mine = sorted((t for t in bare if t["agent"] == agent), key=lambda t: t["seed"])
+        weak = [f"seed {t['seed']} {t['wins_trained']:.1%}" for t in mine if t["wins_trained"] < WINS]
+        parts.append(f"{agent} {len(weak)} of {len(mine)}" + (f" ({', '.join(weak)})" if weak else ""))
+    return f"Trained, but left out for winning less than {WINS:.0%}: {'; '.join(parts)}."
 
 
 def weights_table(found: list[Cell]) -> str:
@@ -168,22 +199,25 @@ def djsma_over_control_damage(*paths: Path) -> Derived:
 
 
 def _defences(paths: Iterable[Path]) -> dict[str, tuple[Derived, Derived]]:
-    """By defence: share of the lost return regained, and share of clean wins given up; seed against seed."""
-    by: dict[tuple[str, str, str], Cell] = {}
+    """By defence: share of the lost return regained, and share of clean wins given up; seed against seed.
+
+    Every team meets the attack that hurts it most, of those that were played on it and on the bare team.
+    Seeds of which a cell is missing do not count.
+    """
+    teams: dict[tuple[str, str], dict[str, Cell]] = {}
     for cell in read(paths):
-        by[cell["defence"], cell["force"], str(cell["seed"])] = cell
-    out = {}
-    for defence in dict.fromkeys(d for d, _, _ in by if d != "none"):
-        seeds = [s for d, force, s in by if (d, force) == (defence, "djsma") and ("none", force, s) in by]
-        regained, cost = [], []
-        for seed in seeds:
-            bare, bare_hit = by["none", "none", seed], by["none", "djsma", seed]
-            own, own_hit = by[defence, "none", seed], by[defence, "djsma", seed]
-            lost = np.mean(bare["returns"]) - np.mean(bare_hit["returns"])
-            regained.append(float((np.mean(own_hit["returns"]) - np.mean(bare_hit["returns"])) / lost))
-            cost.append(_wins(bare) - _wins(own))
-        out[defence] = _mean(regained), _mean(cost)
-    return out
+        teams.setdefault((defence_of(cell), str(cell["seed"])), {})[cell["choose"]] = cell
+    shares: dict[str, tuple[list[float], list[float]]] = {}
+    for (defence, seed), own in teams.items():
+        bare = teams.get(("none", seed), {})
+        attacks = own.keys() & bare.keys() - {"none"}
+        if defence == "none" or "none" not in own or "none" not in bare or not attacks:
+            continue
+        hit, bare_hit = (min(float(np.mean(t[a]["returns"])) for a in attacks) for t in (own, bare))
+        regained, cost = shares.setdefault(defence, ([], []))
+        regained.append((hit - bare_hit) / (float(np.mean(bare["none"]["returns"])) - bare_hit))
+        cost.append(_wins(bare["none"]) - _wins(own["none"]))
+    return {name: (_mean(regained), _mean(cost)) for name, (regained, cost) in shares.items()}
 
 
 def _wins(cell: Cell) -> float:
@@ -191,10 +225,28 @@ def _wins(cell: Cell) -> float:
 
 
 def best_defence(paths: Iterable[Path]) -> str:
-    """The defence that regains most among those that give up at most 2 points of wins, or else of all."""
+    """The defence that regains most among those that give up at most 2 points of wins, or else of all.
+
+    Args:
+        paths: cells without an attack and with d-JSMA.
+    """
     found = _defences(paths)
     cheap = {name: both for name, both in found.items() if both[1][0] <= 0.02}
     return max(cheap or found, key=lambda name: (cheap or found)[name][0][0])
+
+
+def l1_saved_by_regularisation(*paths: Path) -> Derived:
+    """Mean L1 per attacked step of d-JSMA with OW less that with OWR; mean over victims.
+
+    Args:
+        paths: of every victim both cells.
+    """
+    by: dict[str, dict[str, float]] = {}
+    for cell in read(paths):
+        value = number(cell, "l1")
+        if value is not None:
+            by.setdefault(cell["run_id"], {})[cell["choose"]] = value
+    return _mean([one["ow"] - one["owr"] for one in by.values() if len(one) == 2])
 
 
 def defence_return_regained(*paths: Path) -> Derived:
@@ -227,7 +279,7 @@ def claims() -> None:
             raw=[str(path.relative_to(ROOT)) for path in raw],
             command=COMMAND,
             note=f"QMIX on battle/2s3z, one stalker, 320 episodes a victim; {note}",
-            trial=len(best) < tables.CLAIM_SEEDS,
+            trial=globals()[name](*raw)[3] < tables.CLAIM_SEEDS,
             made=tables.made(raw),
         )
 
@@ -239,11 +291,16 @@ def claims() -> None:
         note = "lost return of d-JSMA over that of direct control, both by OWR"
         every = [*clean, *direct, *best]
         write("djsma_over_control_damage", "1", "value >= 0.95", every, note)
-    defended = [*paths("none", "none", defended=True), *paths("owr", "djsma", defended=True)]
-    if defended:
-        both = [*clean, *best, *defended]
+    free = paths("ow", "djsma")
+    if len(best) == len(free):
+        note = "per attacked step of d-JSMA, with OW less with OWR"
+        write("l1_saved_by_regularisation", "1", "low > 0", [*free, *best], note)
+    chosen = (("none", "none"), ("ow", "djsma"), ("owr", "djsma"))
+    both = [path for defended in (False, True) for cell in chosen for path in paths(*cell, defended=defended)]
+    if _defences(both):
         note = (
-            f"defence={best_defence(both)}, the best of those tried, under d-JSMA with OWR trained against it"
+            f"defence={best_defence(both)}, the best of those tried; every team under "
+            "what hurts it more, d-JSMA with OW or with OWR, whose adversaries were trained against it"
         )
         write("defence_return_regained", "1", "value >= 0.5", both, note)
         write("defence_clean_win_cost", "1", "value <= 0.02", both, note)
@@ -263,7 +320,9 @@ def main() -> None:
     if not found:
         print("no cell has been played: python -m experiments.attack.grid")
         return
-    about = f"Commit of the cells: {tables.made(paths)['commit']}. Raw: `raw/cells/`, a file per cell."
+    commit = tables.made(paths)["commit"]
+    raw = f"Commit of the cells: {commit}. Raw: `raw/cells/`, a file per cell."
+    about = "\n\n".join([alone(found), left_out(victims()), raw])
     write_atomic(page, tables.fill_block(page.read_text(), f"{table(found)}\n{about}\n").encode())
     draw(found, HERE / "plots" / "grid.png")
     claims()

@@ -83,6 +83,53 @@ def test_the_best_defence_is_cheap_first(tmp_path: Path) -> None:
     assert table.defence_clean_win_cost(*dear)[0] == pytest.approx(0.5)
 
 
+def test_a_defended_team_meets_the_attack_that_hurts_it_most(tmp_path: Path) -> None:
+    paths = [
+        write(tmp_path, "a", "none", "none", [20.0]),
+        write(tmp_path, "a", "ow", "djsma", [12.0]),
+        write(tmp_path, "a", "owr", "djsma", [10.0]),
+        write(tmp_path, "a-firm", "none", "none", [20.0]),
+        write(tmp_path, "a-firm", "ow", "djsma", [11.0]),
+        write(tmp_path, "a-firm", "owr", "djsma", [18.0]),
+        write(tmp_path, "b", "none", "none", [20.0]),
+        write(tmp_path, "b-firm", "owr", "djsma", [20.0]),  # nothing to compare it with
+    ]
+    assert table.defence_return_regained(*paths)[0] == pytest.approx(0.1)
+    assert table.defence_return_regained(*paths)[3] == 1
+
+
+def test_settings_of_one_defence_are_defences_of_their_own(tmp_path: Path) -> None:
+    cells = []
+    for seed, epsilon, value in (("a", "0.1", 12.0), ("b", "0.2", 20.0)):
+        cell = json.loads(write(tmp_path, f"{seed}-smooth", "none", "none", [value]).read_text())
+        cells.append({**cell, "settings": f"defence.epsilon={epsilon}"})
+    rows = table.table(cells).splitlines()[2:]
+    assert [row.split(" | ")[1] for row in rows] == [
+        "smooth defence.epsilon=0.1",
+        "smooth defence.epsilon=0.2",
+    ]
+    assert "under 98%: a-smooth." in table.alone(cells)
+
+
+def test_teams_that_were_left_out_are_named() -> None:
+    teams = [
+        {"part": "qmix", "agent": "qmix", "seed": seed, "defence": defence, "wins_trained": wins}
+        for seed, defence, wins in ((1, "none", 0.99), (0, "none", 0.9), (0, "smooth", 0.5))
+    ]
+    words = "Trained, but left out for winning less than 98%: qmix 1 of 2 (seed 0 90.0%)."
+    assert table.left_out(teams) == words
+
+
+def test_what_the_regulariser_saves(tmp_path: Path) -> None:
+    paths = []
+    for victim, free, cheap in (("a", 9.0, 6.0), ("b", 8.0, 7.0)):
+        paths.append(write(tmp_path, victim, "ow", "djsma", [9.0], l1=free))
+        paths.append(write(tmp_path, victim, "owr", "djsma", [9.0], l1=cheap))
+    paths.append(write(tmp_path, "c", "ow", "djsma", [9.0], l1=1.0))  # the other cell is missing
+    value, _, _, n = table.l1_saved_by_regularisation(*paths)
+    assert (value, n) == (pytest.approx(2.0), 2)
+
+
 def test_tuning_teams_are_not_in_the_grid(tmp_path: Path) -> None:
     for study, part, words in (
         ("", "qmix", ["agent=qmix"]),
