@@ -69,7 +69,7 @@ def attack(agent: str, choose: str, force: str, weight: float | None = None) -> 
         choose=choose,  # type: ignore[arg-type]
         force=force,  # type: ignore[arg-type]
         budget=BUDGETS.get(force, Budget()),
-        learner=Learner(weight=weight),
+        learner=Learner(weight=weight) if choose == "owr" else Learner(),
     )
 
 
@@ -89,25 +89,29 @@ def victims(here: Path = HERE) -> list[dict[str, Any]]:
     return out
 
 
-def grid_victims(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The teams that the grid attacks: of each method the first seeds that win, and defended teams."""
-    bare = sorted((v for v in found if mode(v) == "grid" and v["defence"] == "none"), key=lambda v: v["seed"])
-    out = []
-    for agent in dict.fromkeys(v["agent"] for v in bare):
-        out += [v for v in bare if v["agent"] == agent and v["wins_trained"] >= WINS][:VICTIMS]
-    return out + [v for v in found if mode(v) == "grid" and v["defence"] != "none"]
-
-
 def folder(victim: dict[str, Any]) -> Path:
     """Where its study left the run."""
     return RUNS / ("attack" if victim["defence"] == "none" else "attack_defended") / str(victim["run_id"])
 
 
-def mode(victim: dict[str, Any]) -> str:
-    """What the grid does with it: grid, weights or defences."""
-    if not victim["part"].startswith("tune"):
-        return "grid"
-    return "weights" if victim["defence"] == "none" else "defences"
+def winners(found: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """By method the undefended teams that win, in order of their seeds."""
+    bare = sorted((v for v in found if v["defence"] == "none"), key=lambda v: v["seed"])
+    won = [v for v in bare if v["wins_trained"] >= WINS]
+    return {
+        agent: [v for v in won if v["agent"] == agent] for agent in dict.fromkeys(v["agent"] for v in won)
+    }
+
+
+def in_grid(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The teams that the grid attacks: of each method the first seeds that win, and defended teams."""
+    bare = [v for won in winners(found).values() for v in won[:VICTIMS]]
+    return bare + [v for v in found if v["part"] == "defended"]
+
+
+def spare(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Of each method the next seed that wins: settings are chosen on it, and nobody reports it."""
+    return [v for won in winners(found).values() for v in won[VICTIMS : VICTIMS + 1]]
 
 
 def cells(defence: str = "none") -> Iterator[tuple[str, str]]:
@@ -208,12 +212,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     what.add_argument("--defences", action="store_true", help="attack the tuning teams, defended and bare")
     parser.add_argument("--run", help="one victim alone")
     given = parser.parse_args(arguments)
+    found = victims()
     if given.defences:
-        do, chosen = try_defence, [v for v in victims() if v["part"] == "tune"]
+        do, chosen = try_defence, [v for v in found if v["part"] == "tune"]
+        chosen += [v for v in spare(found) if v["agent"] == "qmix"]
     elif given.weights:
-        do, chosen = try_weights, [v for v in victims() if mode(v) == "weights"]
+        do, chosen = try_weights, spare(found)
     else:
-        do, chosen = attack_victim, grid_victims(victims())
+        do, chosen = attack_victim, in_grid(found)
     if given.run is not None:
         chosen = [v for v in chosen if v["run_id"] == given.run]
     if not chosen:

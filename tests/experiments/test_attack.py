@@ -130,42 +130,26 @@ def test_what_the_regulariser_saves(tmp_path: Path) -> None:
     assert (value, n) == (pytest.approx(2.0), 2)
 
 
-def test_tuning_teams_are_not_in_the_grid(tmp_path: Path) -> None:
-    for study, part, words in (
-        ("", "qmix", ["agent=qmix"]),
-        ("", "tune", ["agent=qmix"]),
-        ("defended", "tune", ["agent=qmix", "defence=smooth", "defence.epsilon=0.1"]),
-        ("defended", "defended", ["agent=qmix", "defence=smooth", "defence.epsilon=0.1"]),
-    ):
+def test_victims_win_and_tuning_teams_are_not_among_them(tmp_path: Path) -> None:
+    wins = [1.0, 0.97, 0.98, 1.0, 0.99, 1.0, 1.0, 1.0]
+    smooth = ["agent=qmix", "defence=smooth", "defence.epsilon=0.1"]
+    runs = [("", "qmix", seed, ["agent=qmix"], won) for seed, won in enumerate(wins)]
+    runs += [("defended", "tune", 7, smooth, 1.0), ("defended", "defended", 0, smooth, 0.5)]
+    for study, part, seed, words, won in runs:
         raw = tmp_path / study / "raw"
         raw.mkdir(parents=True, exist_ok=True)
-        played = {"columns": ["return", "success"], "episodes": [[20.0, 1.0], [14.0, 0.0]]}
-        run = {"run_id": f"{study}{part}", "part": part, "seed": 0, "overrides": words, **played}
-        (raw / f"{part}.json").write_text(json.dumps(run))
-    found = grid.victims(tmp_path)
-    assert [grid.mode(v) for v in found] == ["grid", "weights", "grid", "defences"]
-    assert [grid.folder(v).parent.name for v in found] == ["attack"] * 2 + ["attack_defended"] * 2
-    assert found[-1]["settings"] == "defence.epsilon=0.1"
-    assert found[0]["wins_trained"] == 0.5
-    assert [v["run_id"] for v in grid.grid_victims(found)] == ["defendeddefended"], (
-        "half of the wins is too few"
-    )
-
-
-def test_the_first_five_seeds_that_win_are_attacked() -> None:
-    wins = [1.0, 0.97, 0.98, 1.0, 0.99, 1.0, 1.0, 1.0]
-    found = [
-        {
-            "run_id": str(seed),
-            "part": "qmix",
-            "agent": "qmix",
-            "defence": "none",
-            "seed": seed,
-            "wins_trained": won,
+        played = {
+            "columns": ["success"],
+            "episodes": [[1.0]] * round(won * 100) + [[0.0]] * round(100 - won * 100),
         }
-        for seed, won in reversed(list(enumerate(wins)))
-    ]
-    assert [v["seed"] for v in grid.grid_victims(found)] == [0, 2, 3, 4, 5]
+        run = {"run_id": f"{part}{seed}", "part": part, "seed": seed, "overrides": words, **played}
+        (raw / f"{part}{seed}.json").write_text(json.dumps(run))
+    found = grid.victims(tmp_path)
+    attacked = grid.in_grid(found)
+    assert [v["run_id"] for v in attacked] == ["qmix0", "qmix2", "qmix3", "qmix4", "qmix5", "defended0"]
+    assert [v["run_id"] for v in grid.spare(found)] == ["qmix6"]
+    assert [grid.folder(v).parent.name for v in attacked[-2:]] == ["attack", "attack_defended"]
+    assert attacked[-1]["settings"] == "defence.epsilon=0.1"
 
 
 def test_the_tables_of_what_was_tried(tmp_path: Path) -> None:
