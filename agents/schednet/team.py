@@ -17,7 +17,7 @@ from marl.returns import nstep_returns
 from marl.rng import Rng, Stream
 from marl.robust.messages import defended, heard_at_ends, message_defence
 from marl.sparse.export.policy import Policy
-from marl.talk.team import NO_EXPORT, all_to_all
+from marl.talk.team import all_to_all
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value import Look, Networks, QTeam, td_loss
 from marl.value.explore import epsilon_greedy
@@ -133,8 +133,8 @@ class SchedNet(QTeam):
         return all_to_all(scheduled, dead_talk=False)
 
     def export(self) -> Policy:
-        """Refused: a policy of one network has no link to talk over."""
-        raise MarlError(NO_EXPORT)
+        """Refused: who talks is decided by comparing all agents, which no step of a policy does."""
+        raise MarlError("a team that talks by a schedule cannot be exported: give the run of another team")
 
     # Learning
 

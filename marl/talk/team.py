@@ -23,17 +23,15 @@ import torch
 from torch import Tensor, nn
 
 from marl.channel import PerfectLink
-from marl.errors import MarlError
 from marl.rng import Rng, Stream
-from marl.robust.messages import defended, heard_at_ends, message_defence
+from marl.robust.messages import defended, heard_at_ends, message_defence, refuse_export
 from marl.sparse.export.policy import Policy
+from marl.talk import export
 from marl.talk.config import MessageConfig
 from marl.talk.network import TalkingQ
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
 from marl.value import Look, Networks, QTeam
 from marl.value.explore import epsilon_greedy
-
-NO_EXPORT = "a team that talks by a protocol cannot be exported: give the run of a team that does not"
 
 
 class Said(NamedTuple):
@@ -132,8 +130,9 @@ class TalkingTeam(QTeam):
         return self._talk_to_all(said, carry, link)
 
     def export(self) -> Policy:
-        """Refused: a policy of one network has no link to talk over."""
-        raise MarlError(NO_EXPORT)
+        """What `marl export` writes: acting alone, every message delivered, with masks resolved."""
+        refuse_export(self.message_defence)
+        return export.policy(self.spec, self._net, dead_talk=self.config.dead_talk)
 
     # Learning
 

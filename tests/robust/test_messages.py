@@ -261,8 +261,9 @@ def test_too_many_kept_messages_and_export_are_refused(make_spec):
     spec = make_spec()
     with pytest.raises(FieldError, match="an agent hears 2 others"):
         _team("ac", spec, Ablation(kept=3))
-    with pytest.raises(MarlError, match="cannot be exported"):
-        _team("ic3net", spec, Ablation()).export()
+    for name in ("ic3net", "ac"):
+        with pytest.raises(MarlError, match="cannot be exported"):
+            _team(name, spec, Ablation()).export()
 
 
 def test_acting_without_a_link_is_training(make_spec, make_step):

@@ -27,7 +27,7 @@ from marl.sparse.linear import grouped_linear
 
 Shapes = dict[str, tuple[int, ...] | None]
 
-ACTIVATIONS = {"none": lambda y: y, "relu": torch.relu, "tanh": torch.tanh}
+ACTIVATIONS = {"none": lambda y: y, "relu": torch.relu, "elu": F.elu, "tanh": torch.tanh}
 
 
 class Layer(nn.Module):

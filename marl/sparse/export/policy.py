@@ -246,6 +246,15 @@ def _attention(
     return ((alpha_BNN[..., None] * v_BNNV).sum(2) * alive_BN[..., None],)
 
 
+def _hear(layers: Sequence[Any], q_BNA: Tensor, m_BNA: Tensor, *alive: Tensor, divisor: int) -> Values:
+    """q_i + sum over others j of m_j / divisor; of the living, where it is said who lives."""
+    N = m_BNA.shape[1]
+    heard_BNN = ~torch.eye(N, dtype=torch.bool).expand(m_BNA.shape[0], N, N)
+    if alive:
+        heard_BNN = heard_BNN & alive[0][:, None, :]
+    return (q_BNA + torch.where(heard_BNN[..., None], m_BNA[:, None], 0.0).sum(2) / divisor,)
+
+
 OPS: dict[str, Callable[..., Values]] = {
     "inputs": _inputs,
     "layer": _layer,
@@ -258,5 +267,6 @@ OPS: dict[str, Callable[..., Values]] = {
     "second": _second,
     "talk": _talk,
     "mean": _mean,
+    "hear": _hear,
     "attention": _attention,
 }

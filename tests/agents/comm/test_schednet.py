@@ -176,6 +176,11 @@ def test_targets_follow_softly(make_spec, make_talk):
         torch.testing.assert_close(after["targets"][key], expected)
 
 
+def test_a_schedule_is_not_exported(make_spec):
+    with pytest.raises(MarlError, match="schedule cannot be exported"):
+        build(make_spec()).export()
+
+
 def test_unshared_networks(make_spec, make_talk):
     spec = make_spec()
     team = build(spec, share=False)

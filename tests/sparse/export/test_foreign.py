@@ -77,6 +77,7 @@ def test_onnx_reads_a_grouped_policy(make_grouped_policy, tmp_path: Path) -> Non
         ("env=relay_game", "agent=qmix"),
         ("env=predator_prey/easy", "agent=ic3net"),
         ("env=traffic_junction/easy", "agent=tarmac"),
+        ("env=battle/3m", "agent=ac", "agent.dead_talk=false"),
         ("env=navigation", "env.actions=continuous", "agent=ippo"),
     ],
     ids=" ".join,

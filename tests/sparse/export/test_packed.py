@@ -27,6 +27,7 @@ def same(one, other) -> bool:
     [
         ("env=relay_game", "agent=qmix"),
         ("env=predator_prey/easy", "agent=tarmac", "agent.gate=learned"),
+        ("env=relay_game", "agent=tmc", "agent.dead_talk=false"),
         ("env=navigation", "env.actions=continuous", "agent=ippo"),
     ],
     ids=" ".join,

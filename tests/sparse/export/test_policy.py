@@ -22,12 +22,16 @@ TEAMS = [
     ("env=predator_prey/easy", "agent=ic3net", "agent.messages=false"),
     ("env=traffic_junction/easy", "agent=tarmac"),
     ("env=predator_prey/easy", "agent=tarmac", "agent.form=paper", "agent.rounds=2"),
+    ("env=battle/3m", "agent=tmc"),
+    ("env=battle/3m", "agent=ac", "agent.combine=sum", "agent.dead_talk=false"),
+    ("env=relay_game", "agent=vbc", "agent.last_action=false"),
     ("env=battle/3m", "agent=mappo", "agent.recurrent=true"),
     ("env=navigation", "agent=ippo", "agent.recurrent=false", "agent.share=false", "agent.activation=tanh"),
     ("env=navigation", "env.actions=continuous", "agent=ippo", "agent.layer_norm=false"),
     ("env=relay_game", "agent=qmix", "sparsity=grouped", *SPARSE),
     ("env=predator_prey/easy", "agent=ic3net", "sparsity=grouped", "agent.sparsity.ste=selected", *SPARSE),
     ("env=traffic_junction/easy", "agent=tarmac", "sparsity=random_groups", *SPARSE),
+    ("env=relay_game", "agent=tmc", "sparsity=grouped", *SPARSE),
     ("env=battle/3m", "agent=mappo", "agent.share=false", "sparsity=grouped", *SPARSE),
     ("env=navigation", "agent=ippo", "sparsity=magnitude", "agent.sparsity.smallest=8"),
 ]
@@ -74,7 +78,7 @@ def test_learning_the_team_on_leaves_the_policy_alone(make_team) -> None:
     assert all(a.equal(b) for a, b in zip(before, policy.buffers(), strict=True))
 
 
-@pytest.mark.parametrize("activation", ["none", "relu", "tanh"])
+@pytest.mark.parametrize("activation", ["none", "relu", "elu", "tanh"])
 @pytest.mark.parametrize(("inputs", "outputs", "groups"), [(7, 5, 1), (7, 9, 3), (16, 40, 8), (2, 3, 300)])
 def test_a_grouped_layer_is_the_masked_product(
     inputs: int, outputs: int, groups: int, activation: str, make_grouped
