@@ -30,7 +30,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -76,6 +76,8 @@ class Study:
         raw: whether finished runs leave a compact copy in folder/raw.
         workers: runs at a time, or None for cores / threads.
         threads: of each run.
+        after: called in this process with every finished job, the others running on; also with those that had
+            finished before.
     """
 
     name: str
@@ -84,6 +86,7 @@ class Study:
     raw: bool = True
     workers: int | None = None
     threads: int = 1
+    after: Callable[[Job], None] | None = None
 
 
 def from_jobs(jobs: Sequence[Sequence[str]]) -> Study:

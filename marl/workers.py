@@ -82,6 +82,8 @@ class _Pool:
         self.done += 1
         if self.study.raw:
             raw.write(self.study, job)
+        if self.study.after is not None:
+            self.study.after(job)
 
     def start(self) -> None:
         """Fill free places with the next jobs."""

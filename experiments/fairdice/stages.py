@@ -7,6 +7,7 @@ so that a study may be spread over machines and days.
 
 from __future__ import annotations
 
+import datetime
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from experiments.claims import ROOT
 from experiments.fairdice.metrics import scaled
 from marl import config, files, results, stats, study
 from marl.datasets import collect, minari
+from marl.errors import CorruptFileError, Interrupted, MarlError
 from marl.evaluate import for_evaluation
 from marl.measure import load_agent, load_run
 from marl.offline import objectives_of
@@ -37,7 +39,7 @@ class Cell:
 
     Args:
         words: its settings as typed, by key.
-        return_EK, length_E: of its episodes, in the world's own units.
+        return_EK, length_E: of its episodes, in the world's own units; none of a run that diverged.
     """
 
     part: str
@@ -49,69 +51,118 @@ class Cell:
     path: Path
 
 
-def train(
+def train(path: Path, *, only: str, workers: int | None = None) -> list[Job]:
+    """Run the jobs of one part of a study file, which are finished where their run folders say so."""
+    whole = study.from_file(path)
+    jobs = [job for job in whole.jobs if job.part == only]
+    # Its table of greedy returns goes beside the run folders, not into the repository.
+    study.run(replace(whole, jobs=jobs, raw=False, folder=jobs[0].cfg.runs_dir), workers)
+    return jobs
+
+
+def measured(
     path: Path,
     raw: Path,
     words: Sequence[str] = (),
     *,
+    episodes: int,
+    explore: float,
     only: str = "",
     seeds: str = "",
+    workers: int | None = None,
     before: Callable[[], object] = lambda: None,
-) -> list[Job]:
-    """Run those jobs of a study file that have no file in `raw`; returns all its jobs.
+) -> None:
+    """Run and measure those jobs of a study file that have no file in `raw`, each as soon as it has finished.
 
     Args:
         path: the study file.
         raw: folder of the measured runs.
         words: overrides of every run.
+        episodes, explore: of `measure`.
         only: the name of a part; "": all.
         seeds: other than the file's; "": its own.
+        workers: runs at a time; None: the file's own.
         before: called if there is anything to run.
+
+    Raises:
+        MarlError: a run failed for another reason than that its numbers diverged, which is a result.
     """
     whole = study.from_file(path, words, {"seeds": seeds} if seeds else {})
     jobs = [job for job in whole.jobs if only in ("", job.part)]
     left = [job for job in jobs if not raw_file(job, raw).is_file()]
-    if left:
-        before()
-        # Its table of greedy returns goes beside the run folders, not into the repository.
-        study.run(replace(whole, jobs=left, raw=False, folder=left[0].cfg.runs_dir))
-    return jobs
+    print(f"{raw}: {len(left)} of {len(jobs)} runs left", flush=True)
+    if not left:
+        return
+    before()
+
+    def after(job: Job) -> None:
+        measure(job, raw, episodes=episodes, explore=explore)
+
+    try:
+        study.run(replace(whole, jobs=left, raw=False, folder=left[0].cfg.runs_dir, after=after), workers)
+    except Interrupted:
+        raise
+    except MarlError:
+        missing = [job for job in left if not raw_file(job, raw).is_file()]
+        whys = [_diverged(job) for job in missing]
+        if not all(whys):
+            raise
+        for job, why in zip(missing, whys, strict=True):
+            _write(job, raw, {"failed": why, "explore": explore}, [])
 
 
 def raw_file(job: Job, raw: Path) -> Path:
     return raw / f"{job.cfg.run_id}.json"
 
 
-def measure(jobs: Sequence[Job], raw: Path, *, episodes: int, explore: float) -> None:
-    """Play every job's team and write its file, unless that is there.
+def measure(job: Job, raw: Path, *, episodes: int, explore: float) -> None:
+    """Play a job's team and write its file, unless that is there.
 
     Args:
         explore: 0 for the mean of a Gaussian; 1 for the policy itself, which may have to mix.
     """
+    path = raw_file(job, raw)
+    if path.is_file():
+        return
     torch.set_num_threads(1)
-    for job in jobs:
-        path = raw_file(job, raw)
-        if path.is_file():
-            continue
-        cfg, saved = load_run(job.cfg.folder, device="cpu")
-        env_config = for_evaluation(cfg.env)
-        env = env_config.build(num_envs=min(episodes, _BATCH), device=torch.device("cpu"), threads=1)
-        rng = Rng(cfg.seed, "measure")
-        played = collect.play(env, load_agent(cfg, saved), episodes=episodes, rng=rng, explore=explore)
-        columns = ["length", *objectives_of(env.spec)]
-        rows = [[e.length, *(round(float(v), _DIGITS) for v in e.reward_LK.double().sum(0))] for e in played]
-        _write(path, job, results.read(job.cfg.folder), {"explore": explore, "columns": columns}, rows)
-        print(f"{path}: {episodes} episodes", flush=True)
+    cfg, saved = load_run(job.cfg.folder, device="cpu")
+    env = for_evaluation(cfg.env).build(num_envs=min(episodes, _BATCH), device=torch.device("cpu"), threads=1)
+    rng = Rng(cfg.seed, "measure")
+    played = collect.play(env, load_agent(cfg, saved), episodes=episodes, rng=rng, explore=explore)
+    rows = [[e.length, *(round(float(v), _DIGITS) for v in e.reward_LK.double().sum(0))] for e in played]
+    _write(job, raw, {"explore": explore}, rows)
+    print(f"{path}: {episodes} episodes", flush=True)
 
 
-def _write(path: Path, job: Job, out: dict[str, Any], extra: dict[str, Any], rows: list[list[float]]) -> None:
+def _diverged(job: Job) -> str:
+    """The last line of a run whose numbers left all bounds; "" of any other."""
+    log = job.cfg.folder / "log.txt"
+    lines = log.read_text(errors="replace").strip().splitlines() if log.is_file() else []
+    last = lines[-1].removeprefix("marl: ") if lines else ""
+    return last if "is NaN or infinite: step" in last or "exceeds mu_limit=" in last else ""
+
+
+def _write(job: Job, raw: Path, extra: dict[str, Any], rows: list[list[float]]) -> None:
     kept = ("run_id", "config_hash", "steps", "wall_s", "threads", "versions", "git", "hardware", "date")
+    try:
+        out = results.read(job.cfg.folder)
+    except CorruptFileError:  # there is none: the run ended before it wrote any
+        out = _made_now(job)
     words = [w for w in job.overrides if not w.startswith("runs_dir=")]
+    env = job.cfg.env.build(num_envs=1, device=torch.device("cpu"), threads=1)
     about = {"part": job.part, "seed": job.cfg.seed, "overrides": words}
-    head = json.dumps(about | {name: out[name] for name in kept} | extra, allow_nan=False, indent=1)[:-2]
+    about |= {name: out[name] for name in kept} | extra | {"columns": ["length", *objectives_of(env.spec)]}
+    head = json.dumps(about, allow_nan=False, indent=1)[:-2]
     body = ",\n".join(f"  {json.dumps(row)}" for row in rows)
-    files.make_folder(path.parent)
-    files.write_atomic(path, f'{head},\n "episodes": [\n{body}\n ]\n}}\n'.encode())
+    files.make_folder(raw)
+    files.write_atomic(raw_file(job, raw), f'{head},\n "episodes": [\n{body}\n ]\n}}\n'.encode())
+
+
+def _made_now(job: Job) -> dict[str, Any]:
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    about = {"run_id": job.cfg.run_id, "config_hash": job.cfg.hash, "threads": job.cfg.threads, "date": date}
+    made = {"versions": results.versions(), "git": results.git(), "hardware": results.hardware()}
+    return about | made | {"steps": None, "wall_s": None}
 
 
 def read(paths: Sequence[Path]) -> list[Cell]:
@@ -121,7 +172,7 @@ def read(paths: Sequence[Path]) -> list[Cell]:
 
 def _cell(path: Path) -> Cell:
     data = json.loads(path.read_text())
-    table = np.array(data["episodes"], dtype=float)
+    table = np.array(data["episodes"], dtype=float).reshape(-1, len(data["columns"]))
     return Cell(
         part=data["part"],
         words=dict(word.split("=", 1) for word in data["overrides"]),
@@ -136,20 +187,33 @@ def _cell(path: Path) -> Cell:
 def export(runs: Callable[[], Sequence[Path]], out: Path, raw: Path, **settings: Any) -> None:
     """`marl export-dataset`, unless the data set is there; and its row in <raw>/<name>.json.
 
-    The row holds its provenance, and the limits of the rewards by which returns are scaled.
+    The row holds its provenance, and the limits of the rewards by which returns are scaled. It stays where
+    the data set is lost with its machine; one that is made again has to be the same.
 
     Args:
         runs: trains what plays and returns the run folders; called if the data set is not there.
         out: the data set's folder.
         raw: folder of the row.
         settings: of `marl.datasets.collect.export`.
+
+    Raises:
+        MarlError: runs were measured that learned from another data set.
     """
     if not minari.is_dataset(out):
         collect.export(runs(), out, **settings)
-        (raw / f"{out.name}.json").unlink(missing_ok=True)  # of another data set
-    if not (raw / f"{out.name}.json").is_file():
+    row, found = raw / f"{out.name}.json", _described(out)
+    if not row.is_file():
         files.make_folder(raw)
-        files.write_json(raw / f"{out.name}.json", _described(out))
+        files.write_json(row, found)
+        return
+    known = json.loads(row.read_text())
+    for name in ("episodes", "steps", "low", "high", "mean_return"):
+        if not np.allclose(known[name], found[name], rtol=1e-6):
+            raise MarlError(
+                f"{out} is not the data set behind {row}: its {name} is {found[name]}, not {known[name]}; "
+                "runs measured so far learned from the other. Go on where that was made, or remove "
+                f"{row} and those runs' raw files"
+            )
 
 
 def _described(data: Path) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """FairDICE's studies: measures by hand, choices and claims from made-up raw files, stacks of processes."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ from experiments.fairdice import metrics, random_processes, stages
 from experiments.fairdice.robots import report as robots
 from experiments.fairdice.teams import report as teams
 from marl import compose, train
-from marl.errors import MarlError
+from marl.errors import Interrupted, MarlError
 from marl.study import Job
 
 
@@ -49,8 +50,8 @@ def test_teams_are_compared_seed_by_seed(tmp_path, monkeypatch):
     """Nash gives (4, 4), the sum (9, 3) and (8, 4): Jain's index 1 against 0.8 and 0.9."""
     monkeypatch.setattr(teams, "RAW", tmp_path / "raw")
     limits(tmp_path / "raw" / "data", "hunt", [0.0, 0.0], [1.0, 1.0])
-    folder, paths = tmp_path / "raw" / "hunt", []
-    fair = ["agent=fairdice", f"agent.beta={teams.BETA}"]
+    folder, paths = tmp_path / "raw" / "hunt" / "fair", []
+    fair = ["agent=fairdice", "agent.beta=1"]
     for seed, other in enumerate(([[9, 5, 3], [9, 13, 3]], [[9, 8, 4]])):
         paths.append(raw(folder, "nash", [*fair, "agent.alpha=1"], seed, [[9, 3, 4], [9, 5, 4]]))
         paths.append(raw(folder, "sum", [*fair, "agent.alpha=0"], seed, other))
@@ -60,18 +61,35 @@ def test_teams_are_compared_seed_by_seed(tmp_path, monkeypatch):
     assert low <= value <= high
     table = teams.table({"hunt": stages.read(sorted(folder.glob("*.json")))})
     assert "| hunt | cloning | 1 | 1.000 |" in table
-    assert f"| hunt | sum, beta {teams.BETA} | 2 | 0.850" in table
+    assert "| hunt | sum | 2 | 0.850" in table
+
+
+def test_every_alphas_beta_serves_its_own_welfare(tmp_path, monkeypatch):
+    """(9, 1) has the larger sum, (4, 4) the larger product; a run that diverged is never chosen."""
+    monkeypatch.setattr(teams, "RAW", tmp_path / "raw")
+    limits(tmp_path / "raw" / "data", "hunt", [0.0, 0.0], [1.0, 1.0])
+    folder = tmp_path / "raw" / "hunt"
+    for alpha in ("0", "1"):
+        for beta, got in (("0.1", [[10, 9, 1]]), ("1", [[10, 4, 4]]), ("10", [])):
+            words = ["agent=fairdice", f"agent.alpha={alpha}", f"agent.beta={beta}"]
+            raw(folder / "tune", f"a{alpha}b{beta}", words, 100, got)
+    assert teams.chosen(folder) == {"0": "0.1", "1": "1"}
+    assert "| hunt | 0.1 | 1 | - |" in teams.choices(["hunt"])
+    with pytest.raises(MarlError, match="nothing is tuned on navigation"):
+        teams.chosen(tmp_path / "raw" / "navigation")
 
 
 @pytest.fixture
 def hopper(tmp_path, monkeypatch):
-    """A sweep whose best run has beta 1, linear weights whose best are [0.5,0.5], two methods."""
+    """Sweeps whose best runs have beta 1 and 0.1, linear weights whose best are [0.5,0.5], three methods."""
     monkeypatch.setattr(robots, "RAW", tmp_path / "raw")
-    here = tmp_path / "raw" / "hopper"
-    limits(tmp_path / "raw" / "data", "hopper", [0.0, 0.0], [2.0, 2.0])
-    words = ["env=d4morl/hopper", "agent=fairdice"]
+    here = tmp_path / "raw" / "small" / "hopper"
+    limits(tmp_path / "raw" / "small" / "data", "hopper", [0.0, 0.0], [2.0, 2.0])
+    words = ["env=d4morl/hopper", "agent=fairdice", "total_steps=9"]
     for beta, got in (("0.1", [10, 8, 2]), ("1", [10, 6, 6])):
         raw(here / "sweep", f"b{beta}", [*words, f"agent.beta={beta}", "agent.penalty=0"], 100, [got])
+    for beta, got in (("0.1", [[10, 6, 6]]), ("1", [[10, 9, 1]]), ("10", [])):
+        raw(here / "sweep_equal", f"b{beta}", [*words, f"agent.beta={beta}", "agent.penalty=0"], 100, got)
     for weight, got in (("[0.9,0.1]", [10, 16, 1]), ("[0.5,0.5]", [10, 6, 4])):
         raw(here / "sweep_linear", weight, [*words, f"agent.weights={weight}"], 100, [got])
     for seed in range(5):
@@ -90,7 +108,7 @@ def test_a_run_is_measured_once_and_makes_data(tmp_path, monkeypatch):
     cfg = compose.compose(words)
     train.run(cfg)
     job = Job(cfg=cfg, overrides=tuple(words), part="hunt")
-    stages.measure([job], tmp_path / "raw", episodes=3, explore=1.0)
+    stages.measure(job, tmp_path / "raw", episodes=3, explore=1.0)
     (path,) = (tmp_path / "raw").glob("*.json")
     assert path == stages.raw_file(job, tmp_path / "raw")
     (cell,) = stages.read([path])
@@ -98,7 +116,7 @@ def test_a_run_is_measured_once_and_makes_data(tmp_path, monkeypatch):
     assert cell.objectives == ("predator_0", "predator_1")
     assert (cell.return_EK.shape, cell.length_E.tolist()) == ((3, 2), [5, 5, 5])
     before = path.read_bytes()
-    stages.measure([job], tmp_path / "raw", episodes=9, explore=1.0)
+    stages.measure(job, tmp_path / "raw", episodes=9, explore=1.0)
     assert path.read_bytes() == before
     pytest.importorskip("h5py", reason="h5py is in the extra morl")
     made = []
@@ -115,33 +133,111 @@ def test_a_run_is_measured_once_and_makes_data(tmp_path, monkeypatch):
     assert (made, row["episodes"], row["steps"]) == ([1], 4, 20)
     assert row["sources"][0]["random"] == [0.5, 1.0]
     assert len(row["low"]) == len(row["mean_scaled"]) == 2
+    shutil.rmtree(tmp_path / "data")  # lost with its machine; what is made instead is another one
+    for _ in range(2):
+        with pytest.raises(MarlError, match=r"is not the data set behind .*: its episodes is 5, not 4"):
+            stages.export(
+                runs, tmp_path / "data" / "hunt", tmp_path / "raw" / "data", episodes=5, random=(0.5, 1.0)
+            )
 
 
 def test_robots_choices_and_gains(hopper):
-    assert robots.chosen("hopper") == {"beta": "1", "penalty": "0", "weights": "[0.5,0.5]"}
+    assert robots.chosen(hopper) == {
+        "beta": "1",
+        "penalty": "0",
+        "linear_beta": "0.1",
+        "linear_penalty": "0",
+        "weights": "[0.5,0.5]",
+    }
     paths = sorted(p for name in ("fairdice", "cloning") for p in (hopper / name).glob("*.json"))
     value, low, high, n = robots.gain(*paths)  # log 2 + log 4 against log 2 + log 2, scaled by 2
     assert (value, low, high) == (pytest.approx(np.log(2)),) * 3
     assert n == 5
-    assert robots.methods("hopper").keys() == {"fairdice", "cloning", "linear"}
-    assert "| hopper | fairdice | 5 | 2.079" in robots.table()
-    assert "| hopper | 1 | 0 | [0.5,0.5] |" in robots.choices()
-    with pytest.raises(MarlError, match=r"the sweep of swimmer has no raw file: run python -m"):
-        robots.chosen("swimmer")
+    assert robots.methods(hopper).keys() == {"fairdice", "cloning", "linear"}
+    assert "| hopper (small) | fairdice | 5 | 2.079" in robots.table()
+    assert "| hopper (small) | 1 | 0 | 0.1 | 0 | [0.5,0.5] | 1 of 7 |" in robots.choices()
+    with pytest.raises(MarlError, match=r"a sweep of swimmer has no raw file: run python -m"):
+        robots.chosen(hopper.parent / "swimmer")
 
 
-def test_claims_name_the_robot_with_the_largest_gain(hopper, monkeypatch):
+def test_every_robot_has_its_own_claims(hopper, monkeypatch, capsys):
     written = {}
     monkeypatch.setattr(robots, "ROOT", hopper.parent)
     monkeypatch.setattr(robots, "write_claim", lambda **row: written.update({row["id"]: row}))
     robots.claims()
-    assert list(written) == ["fairdice.nsw_minus_bc_best_env", "fairdice.nsw_minus_best_linear"]
-    linear = [hopper.parent / path for path in written["fairdice.nsw_minus_best_linear"]["raw"]]
+    assert list(written) == ["fairdice.nsw_minus_cloning_hopper", "fairdice.nsw_minus_linear_hopper"]
+    linear = [hopper.parent / path for path in written["fairdice.nsw_minus_linear_hopper"]["raw"]]
     worse = robots.gain(*linear)[0]  # the mean of log 8 and log 8 against that of log 8 and log 16
     assert worse == pytest.approx(-np.log(2) / 2)
-    row = written["fairdice.nsw_minus_bc_best_env"]
-    assert "on hopper" in row["note"]
+    row = written["fairdice.nsw_minus_cloning_hopper"]
     assert (len(row["raw"]), row["trial"]) == (10, False)
+    written.clear()
+    raw(hopper / "linear", "l", ["env=d4morl/hopper", "agent=fairdice"], 3, [])  # that run diverged
+    robots.claims()
+    assert list(written) == ["fairdice.nsw_minus_cloning_hopper"]
+    assert "a run's Nash welfare is minus infinity" in capsys.readouterr().out
+    assert "| hopper (small) | linear | 5 | 2.426" in robots.table()
+    assert "and 1 infinite" in robots.table()
+
+
+def study_file(folder, *words):
+    """A study of two seeds."""
+    lines = "".join(f"  - {word}\n" for word in words)
+    path = folder / "study.yaml"
+    path.write_text(f"name: short\nworkers: 1\nthreads: 1\noverrides:\n{lines}seeds: 0-1\n")
+    return path
+
+
+HUNT = ("env=predator_prey_continuous", "env.n_agents=2", "env.reward=own", "env.limit=5", "num_envs=2")
+QUICK = ("logger=none", "video=false", "evaluation.episodes=1", "evaluation.final_episodes=1")
+LEARN = ("agent=ippo", "agent.hidden=8", "loop.rollout_steps=5", "total_steps=20")
+
+
+def test_a_run_leaves_its_file_before_the_next_has_ended(tmp_path, monkeypatch):
+    """Cut after the first run: its raw file is there, and the same call makes the other one alone."""
+    monkeypatch.chdir(tmp_path)
+    path, folder = study_file(tmp_path, *HUNT, *QUICK, *LEARN), tmp_path / "raw"
+    measure, seen = stages.measure, []
+
+    def cut(job, *args, **settings):
+        if seen:
+            raise Interrupted(15, "cut")
+        measure(job, *args, **settings)
+        seen.append(job.cfg.run_id)
+
+    monkeypatch.setattr(stages, "measure", cut)
+    with pytest.raises(Interrupted):
+        stages.measured(path, folder, episodes=2, explore=1.0)
+    assert [p.stem for p in folder.glob("*.json")] == seen
+    before = (folder / f"{seen[0]}.json").stat().st_mtime_ns
+    monkeypatch.setattr(stages, "measure", measure)
+    stages.measured(path, folder, episodes=2, explore=1.0)
+    assert len(list(folder.glob("*.json"))) == 2
+    assert (folder / f"{seen[0]}.json").stat().st_mtime_ns == before
+
+
+def test_a_run_that_diverges_is_a_result_and_any_other_failure_is_not(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    path, folder = study_file(tmp_path, *HUNT, *QUICK, *LEARN), tmp_path / "raw"
+
+    def fails(why):
+        def run(made, workers=None):
+            for job in made.jobs:
+                job.cfg.folder.mkdir(parents=True, exist_ok=True)
+                (job.cfg.folder / "log.txt").write_text(f"20 steps\nmarl: {why}\n")
+            raise MarlError("failed 2 times")
+
+        return run
+
+    monkeypatch.setattr(stages.study, "run", fails("the disk is full"))
+    with pytest.raises(MarlError, match="failed 2 times"):
+        stages.measured(path, folder, episodes=2, explore=1.0)
+    assert not folder.exists()
+    monkeypatch.setattr(stages.study, "run", fails("dual loss is NaN or infinite: step 3, x stopped"))
+    stages.measured(path, folder, episodes=2, explore=1.0)
+    cells = stages.read(sorted(folder.glob("*.json")))
+    assert [cell.return_EK.shape for cell in cells] == [(0, 2)] * 2
+    assert json.loads(cells[0].path.read_text())["failed"].startswith("dual loss is NaN")
 
 
 def test_stacks_refuse_and_fall_back(monkeypatch):

@@ -1,16 +1,22 @@
-"""FairDICE on robots with D4MORL-like rewards: experts, data, a sweep on one seed, the chosen on five others.
+"""FairDICE on robots with D4MORL-like rewards: experts, data, sweeps on one seed, the chosen on five others.
 
-    python -m experiments.fairdice.robots            all stages, from where they stood
-    python -m experiments.fairdice.robots hopper     of these robots alone
-    python -m experiments.fairdice.robots --full     the code's own sizes in the last stage, on a GPU
-    python -m experiments.fairdice.robots --report   only tables, plots and claims, from the raw files
+    python -m experiments.fairdice.robots                 all robots at the small size, from where they stood
+    python -m experiments.fairdice.robots hopper          of these robots alone
+    python -m experiments.fairdice.robots --plan          what is left, in core minutes; runs nothing
+    python -m experiments.fairdice.robots --workers 1     runs at a time; two without
+    python -m experiments.fairdice.robots --told          small, and the baselines that are told a preference
+    python -m experiments.fairdice.robots --size whole    20,000 updates, 30 weights, all baselines
+    python -m experiments.fairdice.robots --full          whole, and the code's own sizes in the end, on a GPU
+    python -m experiments.fairdice.robots --report        only tables, plots and claims, from the raw files
 
-1. `experts.yaml` trains five policies per robot, each on another weighted sum of its objectives.
+1. `experts.yaml` trains policies of each robot, each on another weighted sum of its objectives.
 2. Those of them that no other dominates play amateurs' episodes with the vector of rewards:
-   runs/fair_robots/data.
-3. `sweep.yaml` varies beta and penalty of FairDICE on seed 100, `linear.yaml` then 30 linear weights on it.
+   runs/fair_robots/<size>/data.
+3. `sweep.yaml` varies beta on seed 100, of FairDICE and of linear welfare with equal weights; `linear.yaml`
+   then the weights.
 4. `final.yaml` runs the methods below on seeds 0 to 4. All are measured on 32 episodes of the mean action.
 
+Every run leaves its raw file as soon as it has ended: raw/<size>/<robot>/<stage>/<run_id>.json.
 CHOICE: amateurs alone, where welfare can differ from cloning; 400 episodes; every expert plays as many
 (D4MORL draws a preference per episode and takes the nearest expert).
 """
@@ -18,6 +24,7 @@ CHOICE: amateurs alone, where welfare can differ from cloning; 400 episodes; eve
 from __future__ import annotations
 
 import argparse
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -25,86 +32,164 @@ import torch
 
 from experiments.fairdice import stages
 from experiments.fairdice.robots import report
-from marl.datasets import collect
+from marl.datasets import collect, minari
 from marl.measure import load_agent, load_run
 from marl.offline.outcomes import front
 from marl.rng import Rng
 from marl.study import Job
 
-ROBOTS = ("hopper", "halfcheetah", "swimmer")
+ROBOTS = ("halfcheetah", "hopper", "swimmer")
 # D4MORL's amateurs: share of random actions, and of scaled ones among the rest (marl/datasets/behaviour.py).
 AMATEUR = {"hopper": (0.0, 0.65), "halfcheetah": (0.0, 0.65), "swimmer": (0.35, 1.0)}
 EPISODES, MEASURED = 400, 32  # of a data set; of a measured run: starts differ by 1e-3 alone
-DATA = Path("runs/fair_robots/data")  # below the folder in which the command runs: the repository's root
+RUNS = Path("runs/fair_robots")  # below the folder in which the command runs: the repository's root
 
-# With {updates}, and {beta}, {penalty}, {weights} as chosen.
-UPDATES = ("loop=transitions", "total_steps={updates}")
-FAIR = (
-    *UPDATES,
-    "agent=fairdice",
-    "agent.policy_decay={updates}",
-    "agent.beta={beta}",
-    "agent.penalty={penalty}",
-)
+# With {updates} and {mu_rate}, and {beta}, {penalty}, {weights}, {linear_beta}, {linear_penalty} as chosen.
+UPDATES = ("loop=transitions", "total_steps={updates}", "agent.policy_decay={updates}")
+MU = "agent.mu_learning_rate={mu_rate}"
+FAIR = (*UPDATES, "agent=fairdice", MU, "agent.beta={beta}", "agent.penalty={penalty}")
+LINEAR = ("agent.beta={linear_beta}", "agent.penalty={linear_penalty}", "agent.weights={weights}")
 # Conditioned ones learn from whole episodes: 2 of 500 steps in every update, so fewer updates. CHOICE
 TOLD = ("total_steps=4000", "loop.batch.sequences=2")
 METHODS: dict[str, tuple[str, ...]] = {
     "cloning": (*UPDATES, "agent=bc"),
     "fairdice": FAIR,
-    "linear": (*FAIR, "agent.weights={weights}"),
+    "linear": (*UPDATES, "agent=fairdice", *LINEAR),
     "wrong_broadcast": (*FAIR, "agent.policy_loss=wrong_broadcast"),
     "bc_p": (*TOLD, "agent=bc", "agent.condition=preference"),
     "rvs_p": (*TOLD, "agent=bc", "agent.condition=outcome"),
     "modt_p": ("total_steps=4000", "loop.batch.sequences=16", "agent=decision_transformer"),
 }
-
+COMPARED, TOLD_METHODS = ("cloning", "fairdice", "linear"), ("bc_p", "rvs_p", "modt_p")
 FULL = ("device=cuda", "agent.hidden=768", "agent.layers=3")  # the code's run script
-FULL_METHODS = ("cloning", "fairdice", "linear", "wrong_broadcast")
+FULL_METHODS = (*COMPARED, "wrong_broadcast")
+
+
+@dataclass(frozen=True)
+class Size:
+    """How large the study is, and what a run costs: for the time left, never for a result.
+
+    Args:
+        updates: of a reported run.
+        swept: updates of a run that chooses.
+        sweep, linear: runs of either.
+        experts, steps: policies, and their steps.
+        methods: that are reported.
+    """
+
+    updates: int
+    swept: int
+    sweep: int
+    linear: int
+    experts: int
+    steps: int
+    methods: tuple[str, ...]
+
+
+SIZES = {
+    "small": Size(5_000, 2_000, 5, 11, 3, 300_000, COMPARED),
+    "whole": Size(20_000, 5_000, 10, 30, 5, 1_000_000, tuple(METHODS)),
+}
+SEEDS = 5  # of final.yaml
+# Per core second, measured on the author's machine on halfcheetah: PPO's steps, and updates.
+_STEPS, _RATES, _RATE = 2300, {"cloning": 170, "modt_p": 50}, 70
+_START = 12  # core seconds of any run for its start and its measuring
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("robots", nargs="*", help=f"of {', '.join(ROBOTS)}; all without")
+    parser.add_argument("--size", choices=SIZES, default="small", help="default: small, two core hours")
+    parser.add_argument("--told", action="store_true", help="small, and the baselines that are told")
     parser.add_argument("--full", action="store_true", help="768 x 3 networks and 100,000 updates, on a GPU")
+    parser.add_argument("--workers", type=int, help="runs at a time; default: 2")
+    parser.add_argument("--plan", action="store_true", help="say what is left to do, and run nothing")
     parser.add_argument("--report", action="store_true", help="only tables, plots and claims")
     given = parser.parse_args()
     unknown = set(given.robots) - set(ROBOTS)
     if unknown:
         parser.error(f"there is no robot {', '.join(sorted(unknown))}: give of {', '.join(ROBOTS)}")
+    if given.workers is not None and given.workers < 1:
+        parser.error(f"--workers {given.workers}: give 1 or more")
+    names, size = given.robots or ROBOTS, "whole" if given.full else given.size
+    methods = SIZES[size].methods + (TOLD_METHODS if given.told and size == "small" else ())
+    studies = [Study(robot, size, methods, given.workers) for robot in names]
     if not given.report:
-        for robot in given.robots or ROBOTS:
-            _run(robot, full=given.full)
-    report.main()
+        if not given.plan:
+            minari.import_h5py()  # said now and not after the experts' training
+        for at, study in enumerate(studies):
+            minutes = sum(other.minutes_left() for other in studies[at:])
+            print(f"{study.robot}, {size}: about {minutes:.0f} core minutes left in all", flush=True)
+            if not given.plan:
+                study.run(full=given.full)
+    if not given.plan:
+        report.main()
 
 
-def _run(robot: str, *, full: bool) -> None:
-    raw, data = report.RAW / robot, DATA / robot
+class Study:
+    """One robot at one size.
 
-    def stage(file: str, name: str, words: list[str]) -> None:
-        given = [f"env=d4morl/{robot}", f"loop.data={data}", *words]
-        jobs = stages.train(report.HERE / file, raw / name, given, before=lambda: _collect(robot, data))
-        stages.measure(jobs, raw / name, episodes=MEASURED, explore=0.0)
+    Args:
+        robot: its name.
+        size: of `SIZES`.
+        methods: that are reported.
+        workers: runs at a time; None: the study files' own.
+    """
 
-    stage("sweep.yaml", "sweep", [])
-    best = report.chosen(robot)
-    stage("linear.yaml", "sweep_linear", [f"agent.beta={best['beta']}", f"agent.penalty={best['penalty']}"])
-    best = report.chosen(robot)
-    profile, updates = (FULL, 100_000) if full else ((), 20_000)
-    for name in FULL_METHODS if full else METHODS:
-        words = [word.format(**best, updates=updates) for word in METHODS[name]]
-        stage("final.yaml", f"{name}_768x3" if full else name, [*words, *profile])
+    def __init__(self, robot: str, size: str, methods: tuple[str, ...], workers: int | None) -> None:
+        self.robot, self.size, self.methods, self.workers = robot, size, methods, workers
+        self.raw, self.data = report.RAW / size / robot, RUNS / size / "data" / robot
 
+    def run(self, *, full: bool) -> None:
+        part = {"only": self.size}
+        self._stage("sweep.yaml", "sweep", [], **part)
+        self._stage("sweep.yaml", "sweep_equal", ["agent.weights=[0.5,0.5]"], **part)
+        best = report.chosen(self.raw)
+        words = [f"agent.beta={best['linear_beta']}", f"agent.penalty={best['linear_penalty']}"]
+        self._stage("linear.yaml", "sweep_linear", words, **part)
+        best = report.chosen(self.raw)
+        # The code's rate moves log mu by 0.6 at most in 2,000 updates, which short runs need more of.
+        updates, mu_rate = (100_000, 0.0003) if full else (SIZES[self.size].updates, 0.003)
+        for name in FULL_METHODS if full else self.methods:
+            words = [word.format(**best, updates=updates, mu_rate=mu_rate) for word in METHODS[name]]
+            profile = FULL if full else ()
+            self._stage("final.yaml", f"{name}_768x3" if full else name, [*words, *profile])
 
-def _collect(robot: str, data: Path) -> None:
-    """Train the experts and write the data set, unless that is there."""
+    def _stage(self, file: str, name: str, words: list[str], **part: str) -> None:
+        print(f"{self.robot}: about {self.minutes_left():.0f} core minutes left", flush=True)
+        stages.measured(
+            report.HERE / file,
+            self.raw / name,
+            [f"env=d4morl/{self.robot}", f"loop.data={self.data}", *words],
+            episodes=MEASURED,
+            explore=0.0,
+            workers=self.workers,
+            before=self._collect,
+            **part,
+        )
 
-    def runs() -> list[Path]:
-        raw = report.RAW / robot / "experts"
-        return undominated(stages.train(report.HERE / "experts.yaml", raw, only=robot))
+    def minutes_left(self) -> float:
+        """Core minutes of the runs without a raw file, and of experts whose data set is not there."""
+        size, seconds = SIZES[self.size], 0.0
+        plan = {"sweep": size.sweep, "sweep_equal": size.sweep, "sweep_linear": size.linear}
+        for stage, runs in (plan | dict.fromkeys(self.methods, SEEDS)).items():
+            updates = size.swept if stage in plan else 4_000 if stage in TOLD_METHODS else size.updates
+            left = max(0, runs - len(list((self.raw / stage).glob("*.json"))))
+            seconds += left * (updates / _RATES.get(stage, _RATE) + _START)
+        if seconds and not minari.is_dataset(self.data):
+            seconds += size.experts * (size.steps / _STEPS + _START)
+        return seconds / 60
 
-    random, scaled = AMATEUR[robot]
-    how = {"random": [random], "scaled": scaled, "world": ["env.weights=[]"]}
-    stages.export(runs, data, report.RAW / "data", episodes=EPISODES, **how)
+    def _collect(self) -> None:
+        """Train the experts and write the data set, unless that is there."""
+
+        def runs() -> list[Path]:
+            only = f"{self.size}_{self.robot}"
+            return undominated(stages.train(report.HERE / "experts.yaml", only=only, workers=self.workers))
+
+        random, scaled = AMATEUR[self.robot]
+        how = {"random": [random], "scaled": scaled, "world": ["env.weights=[]"]}
+        stages.export(runs, self.data, self.raw.parent / "data", episodes=EPISODES, **how)
 
 
 def undominated(jobs: list[Job]) -> list[Path]:

@@ -1,7 +1,10 @@
 """Choices, tables, plots and claims of the robots' study, from its raw files.
 
 Nash welfare is D4MORL's: mean over episodes of the sum over objectives of log of the return, a sum over at
-most 500 steps of rewards scaled to [0, 1] by the data set's least and largest.
+most 500 steps of rewards scaled to [0, 1] by the data set's least and largest; minus infinity where a return
+is not positive, and of a run that diverged.
+
+A robot of one size is a folder raw/<size>/<robot>, named "<robot> (<size>)".
 """
 
 from __future__ import annotations
@@ -24,48 +27,68 @@ from marl.files import write_atomic
 
 HERE = stages.HERE / "robots"
 RAW = HERE / "raw"
-SWEEPS = ("sweep", "sweep_linear")  # on the seed that chooses
+SWEEPS = ("sweep", "sweep_equal", "sweep_linear")  # on the seed that chooses
 CLONING, OURS, LINEAR = "cloning", "fairdice", "linear"
 
 
 def scaled_returns(cell: Cell) -> np.ndarray:
     """Of its episodes (E, K)."""
-    robot = cell.words["env"].rpartition("/")[2]
-    row = json.loads((RAW / "data" / f"{robot}.json").read_text())
+    robot = cell.path.parents[1]
+    row = json.loads((robot.parent / "data" / f"{robot.name}.json").read_text())
     return scaled(cell.return_EK, cell.length_E, np.array(row["low"]), np.array(row["high"]))
 
 
 def welfare(cell: Cell) -> float:
     """D4MORL's Nash welfare."""
-    return float(nash(scaled_returns(cell)).mean())
+    return float(nash(scaled_returns(cell)).mean()) if len(cell.return_EK) else -np.inf
 
 
-def cells_of(robot: str, stage: str) -> list[Cell]:
+def cells_of(robot: Path, stage: str) -> list[Cell]:
     """Seeds in order."""
-    found = stages.read(sorted((RAW / robot / stage).glob("*.json")))
+    found = stages.read(sorted((robot / stage).glob("*.json")))
     return sorted(found, key=lambda cell: cell.seed)
 
 
-def chosen(robot: str) -> dict[str, str]:
-    """Beta and penalty of the best run of the sweep, and the weights of the best linear one ("" before)."""
-    sweep, linear = (cells_of(robot, stage) for stage in SWEEPS)
-    if not sweep:
-        raise MarlError(f"the sweep of {robot} has no raw file: run python -m experiments.fairdice.robots")
-    best = max(sweep, key=welfare).words
-    weights = max(linear, key=welfare).words["agent.weights"] if linear else ""
-    return {"beta": best["agent.beta"], "penalty": best["agent.penalty"], "weights": weights}
+def chosen(robot: Path) -> dict[str, str]:
+    """Beta and penalty of the best run of each sweep, and the weights of the best linear one ("" before)."""
+    fair, equal, linear = (cells_of(robot, stage) for stage in SWEEPS)
+    if not fair or not equal:
+        raise MarlError(f"a sweep of {robot.name} has no raw file: run python -m experiments.fairdice.robots")
+    ours, theirs = _best(fair), _best(equal)
+    return {
+        "beta": ours["agent.beta"],
+        "penalty": ours["agent.penalty"],
+        "linear_beta": theirs["agent.beta"],
+        "linear_penalty": theirs["agent.penalty"],
+        "weights": _best(linear)["agent.weights"] if linear else "",
+    }
 
 
-def methods(robot: str) -> dict[str, list[Cell]]:
+def _best(cells: list[Cell]) -> dict[str, str]:
+    """The settings of the run with the largest welfare."""
+    best = max(cells, key=welfare)
+    if not np.isfinite(welfare(best)):
+        raise MarlError(
+            f"no run in {best.path.parent} has a finite Nash welfare: there is nothing to choose from"
+        )
+    return best.words
+
+
+def methods(robot: Path) -> dict[str, list[Cell]]:
     """The reported ones that have been measured."""
-    folders = sorted(p.name for p in (RAW / robot).iterdir() if p.is_dir())
+    folders = sorted(p.name for p in robot.iterdir() if p.is_dir())
     found = {name: cells_of(robot, name) for name in folders if name not in SWEEPS}
     return {name: cells for name, cells in found.items() if cells}
 
 
-def robots() -> list[str]:
-    found = RAW.iterdir() if RAW.is_dir() else ()
-    return sorted(p.name for p in found if p.is_dir() and p.name != "data")
+def robots() -> list[Path]:
+    """Folders of the robots that have been run, size by size."""
+    found = RAW.glob("*/*") if RAW.is_dir() else ()
+    return sorted(p for p in found if p.is_dir() and p.name != "data")
+
+
+def named(robot: Path) -> str:
+    return f"{robot.name} ({robot.parent.name})"
 
 
 # Claims
@@ -82,37 +105,40 @@ def gain(*paths: Path) -> Derived:
     return (*stages.mean(gains), len(gains))
 
 
-def claim(id: str, other: str, test: str, note: str) -> None:
-    """Of the robot where the gain over the other method is largest, which the note names."""
-    gains: dict[str, tuple[float, list[Path]]] = {}
-    for robot in robots():
-        found = methods(robot)
-        if {OURS, other} <= found.keys():
-            sides = found[OURS], found[other]
-            if [c.seed for c in sides[0]] == [c.seed for c in sides[1]]:
-                paths = [cell.path for side in sides for cell in side]
-                gains[robot] = gain(*paths)[0], paths
-    if not gains:
+def claim(robot: Path, other: str, note: str) -> None:
+    """Of one robot, where both methods have been run on the same seeds."""
+    found = methods(robot)
+    if not {OURS, other} <= found.keys():
         return
-    robot, (_, paths) = max(gains.items(), key=lambda item: item[1][0])
+    cells = found[OURS] + found[other]
+    seeds = len(found[OURS])
+    if [c.seed for c in found[OURS]] != [c.seed for c in found[other]]:
+        print(f"{named(robot)}: no claim about {other} before all its seeds have been run")
+        return
+    if not all(np.isfinite(welfare(cell)) for cell in cells):
+        print(f"{named(robot)}: no claim about {other}: a run's Nash welfare is minus infinity")
+        return
+    paths = [cell.path for cell in cells]
+    size = "" if robot.parent.name == "small" else f"_{robot.parent.name}"
     write_claim(
-        id=f"fairdice.{id}",
+        id=f"fairdice.nsw_minus_{other}_{robot.name}{size}",
         unit="nats",
-        test=test,
+        test="low > 0",
         derive_with="experiments.fairdice.robots.report:gain",
         raw=[str(path.relative_to(ROOT)) for path in paths],
-        command="python -m experiments.fairdice.robots",
-        note=f"{note}; on {robot}, the best of {', '.join(sorted(gains))}; own amateurs' data; beta, "
-        "penalty and linear weights chosen online on another seed",
-        trial=len(paths) // 2 < tables.CLAIM_SEEDS,
+        command="python -m experiments.fairdice.robots" + f" --size {robot.parent.name}" * bool(size),
+        note=f"Nash welfare of FairDICE minus that of {note}; {robot.name}, one data set of own amateurs, "
+        f"{cells[0].words['total_steps']} updates; beta of both and linear weights chosen online on "
+        "another seed, the interval is over the learners' seeds",
+        trial=seeds < tables.CLAIM_SEEDS,
         made=tables.made(paths),
     )
 
 
 def claims() -> None:
-    note = "Nash welfare of FairDICE minus that of"
-    claim("nsw_minus_bc_best_env", CLONING, "low > 0", f"{note} behaviour cloning")
-    claim("nsw_minus_best_linear", LINEAR, "low > 0", f"{note} the best of 30 linear weights")
+    for robot in robots():
+        claim(robot, CLONING, "behaviour cloning")
+        claim(robot, LINEAR, f"the best of {len(cells_of(robot, SWEEPS[2]))} linear weights")
 
 
 # Tables and plots
@@ -126,23 +152,29 @@ def table() -> str:
     ]
     for robot in robots():
         for name, cells in methods(robot).items():
-            returns = [scaled_returns(cell).mean(0) for cell in cells]
+            returns = [scaled_returns(cell).mean(0) for cell in cells if len(cell.return_EK)]
             row = [
                 stages.shown([welfare(cell) for cell in cells]),
                 stages.shown([float(r.sum()) for r in returns], ".1f"),
                 stages.shown([float(jain(r)) for r in returns]),
-                " / ".join(f"{v:.1f}" for v in np.mean(returns, axis=0)),
+                " / ".join(f"{v:.1f}" for v in np.mean(returns, axis=0)) if returns else "-",
             ]
-            lines.append(f"| {robot} | {name} | {len(cells)} | {' | '.join(row)} |")
+            lines.append(f"| {named(robot)} | {name} | {len(cells)} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
 def choices() -> str:
-    """Markdown: what the sweeps chose, on seed 100."""
-    lines = ["| robot | beta | penalty | linear weights |", "|---|---|---|---|"]
+    """Markdown: what the sweeps chose, on seed 100, and how many of their runs diverged."""
+    lines = [
+        "| robot | beta | penalty | linear: beta | penalty | weights | runs that diverged |",
+        "|---|---|---|---|---|---|---|",
+    ]
     for robot in robots():
-        if cells_of(robot, "sweep"):
-            lines.append(f"| {robot} | {' | '.join(chosen(robot).values())} |")
+        cells = [cell for stage in SWEEPS for cell in cells_of(robot, stage)]
+        if all(cells_of(robot, stage) for stage in SWEEPS[:2]):
+            lost = sum(not len(cell.return_EK) for cell in cells)
+            row = [*chosen(robot).values(), f"{lost} of {len(cells)}"]
+            lines.append(f"| {named(robot)} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -154,11 +186,11 @@ def pareto() -> None:
     figure, axes = plots.canvas(len(shown), "Scaled returns, a point per run")
     for ax, robot in zip(axes, shown, strict=False):
         groups: dict[str, Iterable[Cell]] = {
-            "30 linear weights": cells_of(robot, SWEEPS[1]),
+            "linear weights": cells_of(robot, SWEEPS[2]),
             **methods(robot),
         }
         for i, (name, cells) in enumerate(groups.items()):
-            points = np.array([scaled_returns(cell).mean(0) for cell in cells])
+            points = np.array([scaled_returns(cell).mean(0) for cell in cells if len(cell.return_EK)])
             if len(points):
                 style: dict[str, Any] = {"color": plots.COLOURS[(i - 1) % 7], "alpha": 0.75, "markersize": 4}
                 marker = plots.MARKERS[(i - 1 + (i - 1) // 7) % 7]  # the eighth method: another shape
@@ -168,33 +200,38 @@ def pareto() -> None:
         first, second = next(iter(methods(robot).values()))[0].objectives[:2]
         ax.set_xlabel(first, fontsize=9)
         ax.set_ylabel(second, fontsize=9)
-        ax.set_title(robot, fontsize=10)
+        ax.set_title(named(robot), fontsize=10)
     axes[0].legend(fontsize=6, frameon=False)
     plots.save(figure, HERE / "plots" / "pareto.png")
 
 
 def swept() -> None:
-    """Welfare over beta, a line per penalty."""
-    shown = [robot for robot in robots() if cells_of(robot, "sweep")]
+    """Welfare over beta, a line per penalty, of FairDICE and of equal weights."""
+    shown = [robot for robot in robots() if cells_of(robot, SWEEPS[0])]
     if not shown:
         return
     figure, axes = plots.canvas(len(shown), "Nash welfare over beta, seed 100")
     for ax, robot in zip(axes, shown, strict=False):
         by: dict[str, list[tuple[float, float]]] = {}
-        for cell in cells_of(robot, "sweep"):
-            point = float(cell.words["agent.beta"]), welfare(cell)
-            by.setdefault(cell.words["agent.penalty"], []).append(point)
-        for i, (penalty, points) in enumerate(sorted(by.items())):
+        for stage, who in zip(SWEEPS[:2], ("FairDICE", "equal weights"), strict=True):
+            for cell in cells_of(robot, stage):
+                point = float(cell.words["agent.beta"]), welfare(cell)
+                if np.isfinite(point[1]):
+                    by.setdefault(f"{who}, penalty {cell.words['agent.penalty']}", []).append(point)
+        for i, (line, points) in enumerate(sorted(by.items())):
             style: dict[str, Any] = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "markersize": 4}
-            ax.plot(*np.array(sorted(points)).T, label=f"penalty {penalty}", **style)
+            ax.plot(*np.array(sorted(points)).T, label=line, **style)
         ax.set_xscale("log")
         ax.set_xlabel("beta", fontsize=9)
-        ax.set_title(robot, fontsize=10)
+        ax.set_title(named(robot), fontsize=10)
     axes[0].legend(fontsize=7, frameon=False)
     plots.save(figure, HERE / "plots" / "sweep.png")
 
 
 def main() -> None:
+    if not robots():
+        print("no run has been measured")
+        return
     page = stages.HERE / "README.md"
     text = tables.fill_block(page.read_text(), f"{choices()}\n{table()}", "robots")
     write_atomic(page, text.encode())

@@ -1,4 +1,4 @@
-"""Table, plot and claims of the teams' study, from its raw files.
+"""Tables, plot and claims of the teams' study, from its raw files.
 
 Returns are scaled as the learners see them: sums of rewards in [0, 1] by the data set's least and largest.
 Jain's index and Nash welfare are those of a run's mean returns over its episodes, one per agent.
@@ -7,10 +7,11 @@ Jain's index and Nash welfare are those of a run's mean returns over its episode
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from experiments import tables
 from experiments.claims import ROOT, Derived, write_claim
@@ -18,11 +19,13 @@ from experiments.fairdice import stages
 from experiments.fairdice.metrics import jain, nash, scaled
 from experiments.fairdice.stages import Cell
 from marl import plots
+from marl.agents.fairdice.welfare import make_welfare
+from marl.errors import MarlError
 from marl.files import write_atomic
 
 HERE = stages.HERE / "teams"
 RAW = HERE / "raw"
-BETA = "1"  # of the claims: the middle one, chosen before any run
+NAMES = {"0": "sum", "1": "Nash", "2": "alpha 2"}
 Returns = dict[str, list[np.ndarray]]  # mean scaled returns (K,), one per seed, by method
 
 
@@ -34,30 +37,62 @@ def limits(world: str) -> tuple[np.ndarray, np.ndarray]:
 
 def method(cell: Cell) -> str:
     words = cell.words
-    if words["agent"] == "bc":
-        return "cloning"
-    names = {"0": "sum", "1": "Nash"}
-    alpha = words["agent.alpha"]
-    return f"{names.get(alpha, f'alpha {alpha}')}, beta {words['agent.beta']}"
+    return "cloning" if words["agent"] == "bc" else NAMES[words["agent.alpha"]]
+
+
+def cells_of(world: Path, part: str) -> list[Cell]:
+    return stages.read(sorted((world / part).glob("*.json")))
+
+
+def aim(cell: Cell) -> float:
+    """The welfare that a FairDICE run was to raise, of its mean returns: the sum for alpha 0."""
+    if not len(cell.return_EK):
+        return -np.inf  # it diverged
+    low_K, high_K = limits(cell.path.parents[1].name)
+    mean_K = scaled(cell.return_EK, cell.length_E, low_K, high_K).mean(0)
+    utility = make_welfare("alpha", float(cell.words["agent.alpha"])).utility
+    if float(cell.words["agent.alpha"]) > 0 and mean_K.min() <= 0:
+        return -np.inf
+    return float(utility(torch.tensor(mean_K)).sum())
+
+
+def chosen(world: Path) -> dict[str, str]:
+    """Beta by alpha: the best of the part tune."""
+    found: dict[str, list[Cell]] = {}
+    for cell in cells_of(world, "tune"):
+        found.setdefault(cell.words["agent.alpha"], []).append(cell)
+    if not found:
+        raise MarlError(f"nothing is tuned on {world.name}: run python -m experiments.fairdice.teams")
+    return {alpha: max(found[alpha], key=aim).words["agent.beta"] for alpha in sorted(found)}
 
 
 def returns(world: str, cells: Sequence[Cell]) -> Returns:
     """Of every method the runs' mean returns, seeds in order."""
     low_K, high_K = limits(world)
     out: Returns = {}
-    for cell in sorted(cells, key=lambda c: (c.part, method(c), c.seed)):
+    for cell in sorted(cells, key=lambda c: (c.words["agent"], c.words.get("agent.alpha", ""), c.seed)):
+        if not len(cell.return_EK):
+            continue  # it diverged; the seeds of its row say so
         found = scaled(cell.return_EK, cell.length_E, low_K, high_K).mean(0)
         out.setdefault(method(cell), []).append(found)
     return out
 
 
 def jain_gain(*paths: Path) -> Derived:
-    """Jain's index of Nash minus that of the sum at `BETA`, seed by seed: mean over seeds."""
-    cells = stages.read(paths)
-    found = returns(paths[0].parent.name, cells)
-    pairs = zip(found[f"Nash, beta {BETA}"], found[f"sum, beta {BETA}"], strict=True)
+    """Jain's index of Nash minus that of the sum, seed by seed: mean over seeds."""
+    found = returns(paths[0].parents[1].name, stages.read(paths))
+    pairs = zip(found["Nash"], found["sum"], strict=True)
     gains = [float(jain(ours) - jain(theirs)) for ours, theirs in pairs]
     return (*stages.mean(gains), len(gains))
+
+
+def choices(worlds: Iterable[str]) -> str:
+    """Markdown: what seed 100 chose."""
+    lines = [f"| world | {' | '.join(f'beta, {name}' for name in NAMES.values())} |", "|---|---|---|---|"]
+    for world in worlds:
+        best = chosen(RAW / world)
+        lines.append(f"| {world} | {' | '.join(best.get(alpha, '-') for alpha in NAMES)} |")
+    return "\n".join(lines) + "\n"
 
 
 def table(worlds: dict[str, list[Cell]]) -> str:
@@ -79,11 +114,11 @@ def table(worlds: dict[str, list[Cell]]) -> str:
 def draw(worlds: dict[str, list[Cell]]) -> None:
     """Jain's index against the sum, a point per run."""
     figure, axes = plots.canvas(len(worlds), "Teams from uneven data: fairness and sum, a point per run")
-    kinds = ("cloning", "sum", "Nash", "alpha 2")
+    kinds = ("cloning", *NAMES.values())
     for ax, (world, cells) in zip(axes, worlds.items(), strict=False):
         found = returns(world, cells)
         for i, kind in enumerate(kinds):
-            points = [r for name, seeds in found.items() if name.split(",")[0] == kind for r in seeds]
+            points = found.get(kind, [])
             if points:
                 x, y = [float(r.sum()) for r in points], [float(jain(r)) for r in points]
                 ax.plot(x, y, plots.MARKERS[i], color=plots.COLOURS[i], markersize=4, alpha=0.7, label=kind)
@@ -95,12 +130,13 @@ def draw(worlds: dict[str, list[Cell]]) -> None:
 
 
 def claim(world: str, cells: Sequence[Cell]) -> None:
-    """Nash against the sum at `BETA`, where both have been run."""
-    mine = [c for c in cells if method(c) in (f"Nash, beta {BETA}", f"sum, beta {BETA}")]
-    seeds = [{c.seed for c in mine if method(c).startswith(kind)} for kind in ("Nash", "sum")]
+    """Nash against the sum, where both have been run on the same seeds."""
+    mine = [c for c in cells if method(c) in ("Nash", "sum") and len(c.return_EK)]
+    seeds = [{c.seed for c in mine if method(c) == kind} for kind in ("Nash", "sum")]
     if not seeds[0] or seeds[0] != seeds[1]:
+        print(f"{world}: no claim before Nash and the sum have been run on the same seeds")
         return
-    paths = [c.path for c in mine]
+    paths, best = [c.path for c in mine], chosen(RAW / world)
     write_claim(
         id=f"fairdice.team_jain_gain_{world}",
         unit="1",
@@ -108,24 +144,26 @@ def claim(world: str, cells: Sequence[Cell]) -> None:
         derive_with="experiments.fairdice.teams.report:jain_gain",
         raw=[str(path.relative_to(ROOT)) for path in paths],
         command="python -m experiments.fairdice.teams",
-        note=f"Jain's index of the agents' returns, Nash welfare minus the sum, both with beta {BETA}; "
-        f"{world}, own rewards, data of teams whose members take 0, 50 and 90 % random actions",
+        note=f"Jain's index of the agents' returns, Nash welfare (beta {best['1']}) minus the sum (beta "
+        f"{best['0']}), each with the beta that served its own aim best on another seed; {world}, own "
+        "rewards, one data set of teams whose members take 0, 50 and 90 % random actions",
         trial=len(seeds[0]) < tables.CLAIM_SEEDS,
         made=tables.made(paths),
     )
 
 
 def main() -> None:
+    folders = sorted(p for p in RAW.iterdir() if p.is_dir()) if RAW.is_dir() else []
     worlds = {
-        folder.name: stages.read(sorted(folder.glob("*.json")))
-        for folder in sorted(RAW.iterdir() if RAW.is_dir() else ())
-        if folder.is_dir() and folder.name != "data"
+        folder.name: [cell for part in ("cloned", "fair") for cell in cells_of(folder, part)]
+        for folder in folders
+        if folder.name != "data" and cells_of(folder, "tune")
     }
     worlds = {world: cells for world, cells in worlds.items() if cells}
     if not worlds:
         print("no run has been measured")
         return
-    text = table(worlds)
+    text = f"{choices(worlds)}\n{table(worlds)}"
     page = stages.HERE / "README.md"
     write_atomic(page, tables.fill_block(page.read_text(), text, "teams").encode())
     draw(worlds)
