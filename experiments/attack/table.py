@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from experiments import tables
-from experiments.attack.grid import CHOOSE, DEFENDED, FORCE, HERE, RAW, TUNING, WINS, cells, mode, victims
+from experiments.attack.grid import CHOOSE, DEFENDED, FORCE, HERE, RAW, TUNING, WINS, cells, victims
 from experiments.claims import ROOT, Derived, write_claim
 from marl import plots, stats
 from marl.files import write_atomic
@@ -109,7 +109,7 @@ def left_out(teams: list[dict[str, Any]]) -> str:
         teams: of `grid.victims`.
     """
     parts = []
-    bare = [t for t in teams if mode(t) == "grid" and t["defence"] == "none"]
+    bare = [t for t in teams if t["defence"] == "none"]
     for agent in dict.fromkeys(t["agent"] for t in bare):
         mine = sorted((t for t in bare if t["agent"] == agent), key=lambda t: t["seed"])
         weak = [f"seed {t['seed']} {t['wins_trained']:.1%}" for t in mine if t["wins_trained"] < WINS]
