@@ -156,6 +156,11 @@ def test_robots_choices_and_gains(hopper):
     assert robots.methods(hopper).keys() == {"fairdice", "cloning", "linear"}
     assert "| hopper (small) | fairdice | 5 | 2.079" in robots.table()
     assert "| hopper (small) | 1 | 0 | 0.1 | 0 | [0.5,0.5] | 1 of 7 |" in robots.choices()
+    for path in (hopper / "sweep").glob("*.json"):  # an objective earns less than the data's least
+        data = json.loads(path.read_text())
+        data["episodes"] = [[10, 8, -4 if data["overrides"][-2] == "agent.beta=1" else -2]]
+        path.write_text(json.dumps(data))
+    assert robots.chosen(hopper)["beta"] == "0.1"
     with pytest.raises(MarlError, match=r"a sweep of swimmer has no raw file: run python -m"):
         robots.chosen(hopper.parent / "swimmer")
 

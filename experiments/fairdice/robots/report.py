@@ -65,13 +65,11 @@ def chosen(robot: Path) -> dict[str, str]:
 
 
 def _best(cells: list[Cell]) -> dict[str, str]:
-    """The settings of the run with the largest welfare."""
-    best = max(cells, key=welfare)
-    if not np.isfinite(welfare(best)):
-        raise MarlError(
-            f"no run in {best.path.parent} has a finite Nash welfare: there is nothing to choose from"
-        )
-    return best.words
+    """The settings of the run with the largest welfare; where none is finite, of the largest least return."""
+    whole = [cell for cell in cells if len(cell.return_EK)]
+    if not whole:
+        raise MarlError(f"every run in {cells[0].path.parent} diverged: there is nothing to choose from")
+    return max(whole, key=lambda cell: (welfare(cell), scaled_returns(cell).mean(0).min())).words
 
 
 def methods(robot: Path) -> dict[str, list[Cell]]:
@@ -224,7 +222,8 @@ def swept() -> None:
         ax.set_xscale("log")
         ax.set_xlabel("beta", fontsize=9)
         ax.set_title(named(robot), fontsize=10)
-    axes[0].legend(fontsize=7, frameon=False)
+    if axes[0].lines:
+        axes[0].legend(fontsize=7, frameon=False)
     plots.save(figure, HERE / "plots" / "sweep.png")
 
 

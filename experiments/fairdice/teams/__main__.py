@@ -37,7 +37,7 @@ LEARNER = ("agent.hidden=64", "agent.learning_rate=0.001", "agent.policy_decay=4
 CLONED = ("agent=bc", *LEARNER)
 FAIR = ("agent=fairdice", *LEARNER, "agent.gamma=0.95", "agent.penalty=0", "agent.mu_learning_rate=0.003")
 RUNS = {"tune": 12, "fair": 15, "cloned": 5}  # of a world
-_MINUTES = {"tune": 0.8, "fair": 0.8, "cloned": 0.4, "data": 2.0}  # core minutes of a run, for the time left
+_MINUTES = {"tune": 0.7, "fair": 0.7, "cloned": 0.5, "data": 2.0}  # core minutes of a run, for the time left
 
 
 def main() -> None:
