@@ -71,8 +71,11 @@ class Timing:
     def __post_init__(self) -> None:
         fix = "give null or a whole number of 0 or more"
         require(self.steps is None or self.steps >= 0, "steps", self.steps, fix)
-        for name in ("rate", "threshold"):
-            require(0 <= getattr(self, name) <= 1, name, getattr(self, name), "give a number in [0, 1]")
+        for name, when in (("rate", "random"), ("threshold", "critical")):
+            value = getattr(self, name)
+            require(0 <= value <= 1, name, value, "give a number in [0, 1]")
+            fix = f"when={self.when} does not read it; leave it out, or give when={when}"
+            require(self.when == when or value == getattr(Timing, name), name, value, fix)
 
 
 @dataclass(kw_only=True)
@@ -135,6 +138,13 @@ class Config:
             value = getattr(self, name)
             fix = f"force={self.force} does not read it; leave it out, or give force={' or '.join(forces)}"
             require(self.force in forces or value == own[name].default, name, value, fix)
+        fix = f"choose={self.choose} trains nobody; leave it out"
+        for option in dataclasses.fields(Learner):
+            value, name = getattr(self.learner, option.name), f"learner.{option.name}"
+            require(self.choose in LEARNED or value == option.default, name, value, fix)
+        for name in ("regulariser", "weight", "temperature"):
+            value, fix = getattr(self.learner, name), f"choose={self.choose} has no regulariser; give owr"
+            require(self.choose == "owr" or value == getattr(Learner, name), f"learner.{name}", value, fix)
         if self.force == "message":
             for name in ("l2", "l1", "l0"):
                 value = getattr(self.budget, name)
@@ -164,7 +174,9 @@ class Config:
         if self.force in ("control", "message"):
             return "steps", (0, 1, 2, 4, 8, 16)
         if self.force in ("fgsm", "itfgsm", "pgd", "model"):
-            return "linf", (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
+            values = (0.0, 0.05, 0.1, 0.2, 0.5, 1.0)
+            reach = math.inf if self.force == "fgsm" else self.step * self.iterations
+            return "linf", tuple(v for v in values if v <= reach)  # beyond, steps are the limit
         return "l1", (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 
     def within(self, name: str, value: float) -> Config:
@@ -191,7 +203,10 @@ class Config:
         from marl.agents.cmarl_attack.world import ready
 
         attack = self.resolved(cfg, agent)
-        adversary = ready(attack, cfg, saved, agent.spec) if self.choose in LEARNED else None
+        adversary = None
+        if self.choose in LEARNED:
+            Attacked(attack, agent, cfg, None)  # what does not fit is said before an adversary is trained
+            adversary = ready(attack, cfg, saved, agent.spec)
         return Attacked(attack, agent, cfg, adversary)
 
     def resolved(self, cfg: RunConfig, agent: Any) -> Config:

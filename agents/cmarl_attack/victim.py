@@ -42,7 +42,7 @@ class Victim:
         fix = f"give numbers from 0 to {spec.n_agents - 1}, each once"
         known = all(0 <= n < spec.n_agents for n in agents) and len(set(agents)) == len(agents)
         if not agents or not known:
-            raise FieldError("agents", tuple(agents), fix)
+            raise FieldError("attack.agents", tuple(agents), fix)
         self.agent, self.spec = agent, spec
         self.device = torch.device(getattr(agent, "device", "cpu"))
         self.victims_K = torch.tensor(agents, device=self.device)

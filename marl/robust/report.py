@@ -92,11 +92,12 @@ def show(out: dict[str, Any]) -> None:
     title = f"{out['run_id']}, checkpoint {out['checkpoint']}: {out['label']}, {episodes} episodes"
     if out.get("victims"):
         title += f", victims {', '.join(map(str, out['victims']))}"
-    table = Table("", "clean", "attacked", title=title, title_justify="left")
+    table = Table("", "clean", "attacked")
     for name, (words, form) in _ROWS.items():
         cells = [out[side].get(name) for side in ("clean", "attacked")]
         if cells != [None, None]:
             table.add_row(words, *("-" if cell is None else form.format(cell) for cell in cells))
+    Console().print(title, highlight=False, soft_wrap=True)
     Console().print(table)
 
 

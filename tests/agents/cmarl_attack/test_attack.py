@@ -116,6 +116,8 @@ UNREAD: list[tuple[dict[str, Any], str]] = [
     ({"force": "djsma", "gain": "margin"}, "gain='margin' cannot be used: force=djsma does not read it"),
     ({"force": "itfgsm", "norm": "l2"}, "norm='l2' cannot be used: force=itfgsm does not read it"),
     ({"force": "pgd", "lie": "noise"}, "lie='noise' cannot be used: force=pgd does not read it"),
+    ({"learner": Learner(hidden=8)}, "learner.hidden=8 cannot be used: choose=random trains nobody"),
+    ({"choose": "ow", "learner": Learner(weight=2.0)}, "choose=ow has no regulariser; give owr"),
     ({"force": "message", "choose": "none", "budget": Budget(l1=1.0)}, "lies have a budget of linf"),
 ]
 
@@ -125,6 +127,18 @@ def test_settings_that_nothing_reads_are_refused(settings: dict[str, Any], words
     with pytest.raises(FieldError) as error:
         Config(**({"choose": "random"} | settings))
     assert words in str(error.value)
+
+
+def test_a_timing_that_nothing_reads_is_refused() -> None:
+    with pytest.raises(FieldError, match=r"rate=.*when=critical does not read it"):
+        Timing(when="critical", rate=0.1)
+    with pytest.raises(FieldError, match=r"threshold=.*give when=critical"):
+        Timing(threshold=0.1)
+
+
+def test_the_curve_ends_where_the_steps_do() -> None:
+    short = Config(choose="random", force="pgd", step=0.02, iterations=30)
+    assert short.budgets == ("linf", (0.0, 0.05, 0.1, 0.2, 0.5))
 
 
 @pytest.mark.parametrize(("force", "name", "value"), [("control", "linf", 0.1), ("djsma", "steps", 0.5)])
@@ -320,6 +334,9 @@ def test_the_adversary_is_trained_once_and_kept(
     assert kept.parent == folder / "adversaries"
     named = replace(attack, adversary=kept).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
     assert named.adversary is not None
+    with pytest.raises(FieldError, match=r"attack.agents=\(7,\) cannot be used"):
+        replace(attack, agents=(7,)).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    assert "adversary" not in capsys.readouterr().err, "nobody is trained for nothing"
     with pytest.raises(FieldError, match=r"attack.adversary=.*give the run of an adversary of agents 1"):
         replace(attack, agents=(1,), adversary=kept).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
 
