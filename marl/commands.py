@@ -99,6 +99,7 @@ _STUDY_HELP = """marl study <file.yaml> key=value ...: run a grid of runs, resum
   threads=<n>      threads of each run
   runs_dir=<path>  where run folders are made
   seeds=0-9        other seeds than the file's
+  part=<a>,<b>     the runs of these parts alone
   <key>=<value>    an override of every run
 
 {file}"""
@@ -336,7 +337,7 @@ def study(words: Sequence[str]) -> None:
     if len(files) != 1:
         raise MarlError("marl study takes one study file: marl study <file.yaml> key=value ...")
     settings = [word for word in words if word != files[0]]
-    taken, rest = take(settings, ("workers", "threads", "runs_dir", "seeds"))
+    taken, rest = take(settings, ("workers", "threads", "runs_dir", "seeds", "part"))
     given: dict[str, Any] = dict(taken)
     for name in ("workers", "threads"):
         if name in taken:

@@ -78,6 +78,7 @@ class Study:
         threads: of each run.
         after: called in this process with every finished job, the others running on; also with those that had
             finished before.
+        only: names of the parts whose runs are started, all if empty; the table is of every finished run.
     """
 
     name: str
@@ -87,6 +88,12 @@ class Study:
     workers: int | None = None
     threads: int = 1
     after: Callable[[Job], None] | None = None
+    only: tuple[str, ...] = ()
+
+    @property
+    def asked(self) -> list[Job]:
+        """The jobs that are to be run."""
+        return [job for job in self.jobs if not self.only or job.part in self.only]
 
 
 def from_jobs(jobs: Sequence[Sequence[str]]) -> Study:
@@ -103,7 +110,8 @@ def from_file(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any
     Args:
         path: the YAML file.
         overrides: of every run; they win over the file's for the same key.
-        given: settings of the command line that win over the file's: workers, threads, runs_dir, seeds.
+        given: settings of the command line that win over the file's: workers, threads, runs_dir, seeds; and
+            part, names of parts with commas between them, whose runs alone are started.
 
     Raises:
         MarlError: names the file's key or the override that is wrong.
@@ -121,7 +129,9 @@ def from_file(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any
     for key in node:
         if key not in _FILE_KEYS:
             raise unknown(str(key), _FILE_KEYS, "", str(path))
-    node = {str(k): v for k, v in node.items()} | dict(given or {})
+    given = dict(given or {})
+    only = tuple(name for name in str(given.pop("part", "")).split(",") if name)
+    node = {str(k): v for k, v in node.items()} | given
     name, workers, threads = str(node.get("name", path.stem)), node.get("workers"), node.get("threads", 1)
     require(_NAME.fullmatch(name) is not None, "name", name, "start with a letter; letters, digits, _ and -")
     require(workers is None or _is_whole(workers), "workers", workers, "give a whole number of 1 or more")
@@ -129,9 +139,13 @@ def from_file(path: Path, overrides: Sequence[str] = (), given: Mapping[str, Any
     runs_dir = Path(node.get("runs_dir") or "runs") / name
     about = {"threads": f"threads={threads}", "runs_dir": f"runs_dir={runs_dir}"}
     every = [*_words(node, "overrides"), *about.values()]
-    last = [*overrides, *(about[name] for name in about if name in (given or {}))]
-    jobs = [job for part in _parts(node, path, given or {}) for job in _part_jobs(part, every, last)]
-    return Study(name=name, jobs=_labelled(jobs), folder=path.parent, workers=workers, threads=threads)
+    last = [*overrides, *(about[name] for name in about if name in given)]
+    jobs = [job for part in _parts(node, path, given) for job in _part_jobs(part, every, last)]
+    there = list(dict.fromkeys(job.part for job in jobs))
+    for part in only:
+        require(part in there, "part", part, f"the file has: {', '.join(there)}")
+    sizes: dict[str, Any] = {"workers": workers, "threads": threads, "only": only}
+    return Study(name=name, jobs=_labelled(jobs), folder=path.parent, **sizes)
 
 
 def _parts(node: Mapping[str, Any], path: Path, given: Mapping[str, Any]) -> list[dict[str, Any]]:

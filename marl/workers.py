@@ -69,7 +69,8 @@ class _Pool:
         self.problems: list[str] = []
         self.queue: deque[tuple[Job, int]] = deque()
         self.done = self.elsewhere = 0
-        for job in study.jobs:
+        self.jobs = study.asked
+        for job in self.jobs:
             if is_finished(job):
                 self._finish(job)
             elif outcome(study, job) is not None:  # finished elsewhere: its folder is not on this machine
@@ -123,7 +124,7 @@ class _Pool:
             run_id = worker.job.cfg.run_id
             if code == 0 and is_finished(worker.job):
                 self._finish(worker.job)
-                say(f"[{self.done}/{len(self.study.jobs)}] {_outcome(worker.job)}")
+                say(f"[{self.done}/{len(self.jobs)}] {_outcome(worker.job)}")
             elif worker.timed_out:
                 self.problems.append(f"{run_id} reached its time limit; start the study again to continue it")
                 say(self.problems[-1])
@@ -159,7 +160,7 @@ class _Pool:
         waiting = {id(job) for job, _ in self.queue}
         running = {id(w.job) for w in self.running}
         total = 0
-        for job in self.study.jobs:
+        for job in self.jobs:
             if id(job) in running or id(job) in waiting:
                 total += min(_last_step(job.cfg.folder), job.cfg.total_steps)
             else:
@@ -187,8 +188,8 @@ def drain(study: Study, count: int) -> list[str]:
         Interrupted: a signal came; the workers have written their checkpoints.
     """
     pool = _Pool(study, count)
-    progress = Progress(sum(job.cfg.total_steps for job in study.jobs), pool.steps())
-    progress.say(f"{study.name}: {len(study.jobs)} runs, {pool.done} finished, {count} at a time")
+    progress = Progress(sum(job.cfg.total_steps for job in pool.jobs), pool.steps())
+    progress.say(f"{study.name}: {len(pool.jobs)} runs, {pool.done} finished, {count} at a time")
     if pool.elsewhere:
         fix = f"remove their files in {study.folder / 'raw'} to run them again"
         progress.say(f"{pool.elsewhere} of them were finished elsewhere: {fix}")

@@ -64,6 +64,22 @@ def test_the_command_line_wins_over_the_file(tmp_path: Path) -> None:
     assert made.workers == 1
 
 
+def test_the_runs_of_some_parts_alone_keep_their_names(tmp_path: Path) -> None:
+    (tmp_path / "s.yaml").write_text(FILE)
+    given = {"runs_dir": str(tmp_path / "runs"), "part": "trial"}
+    some, whole = (study.from_file(tmp_path / "s.yaml", [], g) for g in (given, given | {"part": ""}))
+    assert [job.part for job in some.asked] == ["trial"]
+    assert whole.asked == whole.jobs
+    assert [job.label for job in some.jobs] == [job.label for job in whole.jobs]  # of the whole file
+    finish(whole.jobs[0], 1.0)
+    pool = workers._Pool(some, 1)
+    assert [job.part for job, _ in pool.queue] == ["trial"]
+    assert pool.steps() == 0
+    assert [job for job, _ in workers.finished(some)] == [some.jobs[0]]  # the table is of all parts
+    with pytest.raises(MarlError, match="part='lear' cannot be used: the file has: learn, trial"):
+        study.from_file(tmp_path / "s.yaml", [], given | {"part": "lear"})
+
+
 def finish(job: study.Job, success: float) -> None:
     """Leave what a finished run leaves."""
     job.cfg.folder.mkdir(parents=True)

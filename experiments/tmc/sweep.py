@@ -35,7 +35,7 @@ from marl.rng import Rng
 
 HERE = ROOT / "experiments" / "tmc"
 CHANNELS = ("perfect", "light", "medium", "heavy", "gilbert_elliott")  # the last at the paper's 15.6 %
-TUNE_EPISODES, REPORT_EPISODES, SWEEP_EPISODES = 500, 2000, 500
+TUNE_EPISODES, REPORT_EPISODES, SWEEP_EPISODES = 1000, 2000, 500
 BATCH = 500  # worlds at a time; changes no episode
 _SEED = 7_000  # of the episodes: the same for all methods of a training seed
 
