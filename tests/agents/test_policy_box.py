@@ -194,7 +194,7 @@ def test_learns_the_optimum_of_a_quadratic_bandit(module):
         return float(error_NA.max()), team.policy.log_std.exp()
 
     error, deviation = run(0.01, 150)
-    assert error < 0.2  # of targets 1 to 1.5 away
+    assert error < 0.3  # of targets 1 to 1.5 away
     assert deviation.flatten()[0] < 0.5  # a quadratic rewards certainty
     assert run(1e-9, 10)[0] > 0.9
 
