@@ -28,6 +28,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from marl.nets import kernels
 from marl.robust.perturbation import Budget, Limits, chosen
 
 # From observations of rows (X, K, O) and the worlds of these rows (X,): scores (X, K, A), differentiable.
@@ -78,6 +79,16 @@ def choose_feature(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO
 
 def choose_pair(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor) -> Tensor:
     """As `choose_feature`, for the pair p != q of largest saliency; both move by sign(A_pq)."""
+    given = tuple(v.contiguous() for v in (towards_WO, others_WO, up_WO, down_WO))
+    if kernels.usable(towards_WO):
+        move_WO = torch.empty_like(given[0])
+        kernels.call("marl_best_pair", *towards_WO.shape, *given, move_WO, kernels.threads())
+        return move_WO
+    return choose_pair_torch(*given)
+
+
+def choose_pair_torch(towards_WO: Tensor, others_WO: Tensor, up_WO: Tensor, down_WO: Tensor) -> Tensor:
+    """As `choose_pair`, by a table of all pairs."""
     O = towards_WO.shape[-1]  # noqa: E741
     pair_2P = torch.triu_indices(O, O, 1, device=towards_WO.device)
     rows = max(1, _PAIRS // max(1, pair_2P.shape[1]))

@@ -46,6 +46,7 @@ _SIGNATURES = {
         "marl_mixing_backward": "lll" + "p" * 9 + "i",
     },
     "adam": {"marl_adam": "lppppldddddp"},
+    "pairs": {"marl_best_pair": "llpppppi"},
     "policy": {
         "marl_sample": "lllpppp",
         "marl_policy_loss": "ll" + "p" * 6 + "ffppi",

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
 from torch import Tensor
 
-from marl.agents.cmarl_attack.jsma import choose_feature, choose_pair, jsma, slopes
+from marl.agents.cmarl_attack.jsma import choose_feature, choose_pair, choose_pair_torch, jsma, slopes
 from marl.robust.perturbation import Budget, Limits, chosen
 from tests.agents.cmarl_attack.hand import relu_net
 
@@ -64,12 +65,13 @@ def test_saliency_by_hand() -> None:
     assert move.tolist() == [[0.0, 0.0, -1.0, 0.0, 0.0]]  # 3 * 2 = 6 beats 2 * 1
 
 
+@pytest.mark.parametrize("find", [choose_pair, choose_pair_torch])
 @pytest.mark.parametrize("seed", range(8))
-def test_the_pair_is_the_best_of_all_pairs(seed: int) -> None:
+def test_the_pair_is_the_best_of_all_pairs(seed: int, find: Callable[..., Tensor]) -> None:
     g = torch.Generator().manual_seed(seed)
     towards, others = torch.randn(6, 7, generator=g), torch.randn(6, 7, generator=g)
     up, down = torch.rand(6, 7, generator=g) < 0.8, torch.rand(6, 7, generator=g) < 0.8
-    move = choose_pair(towards, others, up, down)
+    move = find(towards, others, up, down)
     for row in range(6):
         best, pick = 0.0, torch.zeros(7)
         for p, q in itertools.combinations(range(7), 2):
@@ -79,6 +81,16 @@ def test_the_pair_is_the_best_of_all_pairs(seed: int) -> None:
                 best, pick = abs(a * b), torch.zeros(7)
                 pick[p] = pick[q] = math.copysign(1.0, a)
         assert torch.equal(move[row], pick)
+
+
+@pytest.mark.parametrize(("rows", "features"), [(1, 1), (3, 2), (64, 17), (40, 97)])
+def test_both_forms_choose_the_same_pair_also_of_equals(rows: int, features: int) -> None:
+    g = torch.Generator().manual_seed(rows)
+    towards, others = torch.randint(-4, 5, (2, rows, features), generator=g) / 2
+    up, down = torch.rand(2, rows, features, generator=g) < 0.7
+    move = choose_pair(towards, others, up, down)
+    assert torch.equal(move, choose_pair_torch(towards, others, up, down))
+    assert features < 17 or int(move.any(-1).sum()) > 0.9 * rows
 
 
 def test_nothing_moves_where_no_pair_tells_against_the_others() -> None:
