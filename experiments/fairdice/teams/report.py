@@ -7,8 +7,9 @@ Jain's index and Nash welfare are those of a run's mean returns over its episode
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -80,9 +81,18 @@ def returns(world: str, cells: Sequence[Cell]) -> Returns:
 
 def jain_gain(*paths: Path) -> Derived:
     """Jain's index of Nash minus that of the sum, seed by seed: mean over seeds."""
+    return _gain(paths, jain)
+
+
+def least_gain(*paths: Path) -> Derived:
+    """The least agent's return under Nash minus that under the sum, as `jain_gain`."""
+    return _gain(paths, lambda return_K: return_K.min())
+
+
+def _gain(paths: Sequence[Path], measure: Callable[[np.ndarray], Any]) -> Derived:
     found = returns(paths[0].parents[1].name, stages.read(paths))
     pairs = zip(found["Nash"], found["sum"], strict=True)
-    gains = [float(jain(ours) - jain(theirs)) for ours, theirs in pairs]
+    gains = [float(measure(ours) - measure(theirs)) for ours, theirs in pairs]
     return (*stages.mean(gains), len(gains))
 
 
@@ -112,19 +122,22 @@ def table(worlds: dict[str, list[Cell]]) -> str:
 
 
 def draw(worlds: dict[str, list[Cell]]) -> None:
-    """Jain's index against the sum, a point per run."""
-    figure, axes = plots.canvas(len(worlds), "Teams from uneven data: fairness and sum, a point per run")
-    kinds = ("cloning", *NAMES.values())
-    for ax, (world, cells) in zip(axes, worlds.items(), strict=False):
-        found = returns(world, cells)
-        for i, kind in enumerate(kinds):
+    """Jain's index and the least return against the sum, a point per run."""
+    figure, axes = plots.canvas(2 * len(worlds), "Teams from uneven data: fairness and sum, a point per run")
+    panels = ((world, name) for world in worlds for name in ("Jain's index", "least return"))
+    for ax, (world, name) in zip(axes, panels, strict=False):
+        found = returns(world, worlds[world])
+        for i, kind in enumerate(("cloning", *NAMES.values())):
             points = found.get(kind, [])
             if points:
-                x, y = [float(r.sum()) for r in points], [float(jain(r)) for r in points]
-                ax.plot(x, y, plots.MARKERS[i], color=plots.COLOURS[i], markersize=4, alpha=0.7, label=kind)
+                y = [float(jain(r) if name == "Jain's index" else r.min()) for r in points]
+                x, look = [float(r.sum()) for r in points], {"color": plots.COLOURS[i], "alpha": 0.7}
+                ax.plot(x, y, plots.MARKERS[i], markersize=4, label=kind, **look)
+        if name == "Jain's index":
+            ax.set_ylim(1 / 3, 1.02)  # from one agent that has all to equal ones: three agents
         ax.set_title(world, fontsize=10)
         ax.set_xlabel("sum of returns", fontsize=9)
-        ax.set_ylabel("Jain's index", fontsize=9)
+        ax.set_ylabel(name, fontsize=9)
     axes[0].legend(fontsize=7, frameon=False)
     plots.save(figure, HERE / "plots" / "teams.png")
 
@@ -137,19 +150,23 @@ def claim(world: str, cells: Sequence[Cell]) -> None:
         print(f"{world}: no claim before Nash and the sum have been run on the same seeds")
         return
     paths, best = [c.path for c in mine], chosen(RAW / world)
-    write_claim(
-        id=f"fairdice.team_jain_gain_{world}",
-        unit="1",
-        test="low > 0",
-        derive_with="experiments.fairdice.teams.report:jain_gain",
-        raw=[str(path.relative_to(ROOT)) for path in paths],
-        command="python -m experiments.fairdice.teams",
-        note=f"Jain's index of the agents' returns, Nash welfare (beta {best['1']}) minus the sum (beta "
-        f"{best['0']}), each with the beta that served its own aim best on another seed; {world}, own "
-        "rewards, one data set of teams whose members take 0, 50 and 90 % random actions",
-        trial=len(seeds[0]) < tables.CLAIM_SEEDS,
-        made=tables.made(paths),
-    )
+    for gain, derive, what in (
+        ("jain", jain_gain, "Jain's index of the agents' returns"),
+        ("least", least_gain, "the least agent's scaled return"),
+    ):
+        write_claim(
+            id=f"fairdice.team_{gain}_gain_{world}",
+            unit="1",
+            test="low > 0",
+            derive_with=f"experiments.fairdice.teams.report:{derive.__name__}",
+            raw=[str(path.relative_to(ROOT)) for path in paths],
+            command="python -m experiments.fairdice.teams",
+            note=f"{what}, Nash welfare (beta {best['1']}) minus the sum (beta {best['0']}), each with the "
+            f"beta that served its own aim best on another seed; {world}, own rewards, one data set of teams "
+            "whose members take 0, 50 and 90 % random actions",
+            trial=len(seeds[0]) < tables.CLAIM_SEEDS,
+            made=tables.made(paths),
+        )
 
 
 def main() -> None:
