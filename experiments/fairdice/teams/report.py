@@ -131,8 +131,8 @@ def draw(worlds: dict[str, list[Cell]]) -> None:
             points = found.get(kind, [])
             if points:
                 y = [float(jain(r) if name == "Jain's index" else r.min()) for r in points]
-                x, look = [float(r.sum()) for r in points], {"color": plots.COLOURS[i], "alpha": 0.7}
-                ax.plot(x, y, plots.MARKERS[i], markersize=4, label=kind, **look)
+                x, colour = [float(r.sum()) for r in points], plots.COLOURS[i]
+                ax.plot(x, y, plots.MARKERS[i], color=colour, markersize=4, alpha=0.7, label=kind)
         if name == "Jain's index":
             ax.set_ylim(1 / 3, 1.02)  # from one agent that has all to equal ones: three agents
         ax.set_title(world, fontsize=10)
