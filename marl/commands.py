@@ -79,7 +79,7 @@ _DATASET_HELP = """marl export-dataset run=<run folder> out=<folder> key=value .
                    random actions with this probability
   random=0,...     probability that an action is replaced by a random one: one number, or one per agent
   scaled=0         else: probability that a real action is multiplied by a number in [0.35, 1.65]
-  memory=true      write what the run's memory holds, instead of playing
+  memory=true      write what the run's memory holds, all of it, instead of playing
   env.<field>=<value>   a setting in which the data's world differs from that of training (its rewards)
   seed=0           other episodes
   trust=[package]"""
@@ -293,6 +293,10 @@ def export_dataset(words: Sequence[str]) -> None:
     for name, fix in (("run", "run=<run folder>"), ("out", "out=<folder of the data set>")):
         if name not in taken:
             raise MarlError(f"{name} is missing: give {fix}")
+    memory = _flag("memory", taken.get("memory", "false"))
+    for name in ("episodes", "seed"):
+        if memory and name in taken:
+            raise FieldError(name, taken[name], "leave it out: memory=true stores all episodes as they are")
     from marl.datasets import collect
 
     collect.export(
@@ -305,7 +309,7 @@ def export_dataset(words: Sequence[str]) -> None:
         world=world,
         seed=whole("seed", taken.get("seed", "0"), 0),
         step=whole("checkpoint", taken["checkpoint"], 0) if "checkpoint" in taken else None,
-        memory=_flag("memory", taken.get("memory", "false")),
+        memory=memory,
         trust=_packages(taken),
     )
 

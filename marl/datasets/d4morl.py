@@ -25,6 +25,8 @@ import itertools
 import os
 import pickle
 import sys
+import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from marl import files
 from marl.datasets.episode import Episode
 from marl.errors import CorruptFileError, MarlError
 from marl.types import EnvSpec
@@ -150,6 +153,7 @@ def convert(source: Path, target: Path, *, limit: int = LIMIT) -> dict[str, int]
         raise MarlError(f"{target} exists already: give another name, or remove it")
     if not source.is_file():
         raise CorruptFileError(source, "there is no such file")
+    files.make_folder(target.parent)
     print(f"{source}: about {_MEMORY * os.path.getsize(source) / 2**30:.1f} GiB of memory are needed")
     trajectories = load(source)
     starts = np.cumsum([0, *(len(t["terminals"]) for t in trajectories[:-1])])
@@ -158,10 +162,12 @@ def convert(source: Path, target: Path, *, limit: int = LIMIT) -> dict[str, int]
     arrays["timeouts"] = np.zeros_like(arrays["terminals"])
     arrays["timeouts"][starts + lengths - 1] = lengths >= limit
     arrays["terminals"] &= ~arrays["timeouts"]
-    temporary = target.with_name(f".{target.name}")
-    with temporary.open("wb") as file:
-        np.savez(file, **(arrays | {"traj_starts": starts}))  # type: ignore[arg-type]
-    temporary.rename(target)
+
+    def save(temporary: Path) -> None:
+        with temporary.open("wb") as file:  # np.savez would add .npz to a path without it
+            np.savez(file, **(arrays | {"traj_starts": starts}))  # type: ignore[arg-type]
+
+    files.adopt_made(target, save)
     return {"trajectories": len(starts), "transitions": int(lengths.sum())}
 
 
@@ -171,12 +177,20 @@ def read(path: Path, spec: EnvSpec) -> Iterator[Episode]:
     Raises:
         CorruptFileError: the file is not such an npz.
     """
+    if not zipfile.is_zipfile(path):
+        fix = "convert a published one with python -m marl.datasets.d4morl <file.pkl> <out.npz>"
+        raise CorruptFileError(path, f"it is not a converted D4MORL file, or not whole; {fix}")
     try:
         with np.load(path, allow_pickle=False) as npz:
             arrays = {key: npz[key] for key in (*_KEYS, "timeouts", "traj_starts")}
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise CorruptFileError(path, f"it is not a converted D4MORL file ({error})") from error
-    edges = [*arrays["traj_starts"].tolist(), len(arrays["terminals"])]
+    X, starts_E = len(arrays["terminals"]), arrays["traj_starts"]
+    if any(len(arrays[key]) != X for key in _KEYS) or X == 0:
+        raise CorruptFileError(path, "its arrays are of unequal length, or empty")
+    edges = [*starts_E.tolist(), X]
+    if edges[0] != 0 or any(first >= end for first, end in itertools.pairwise(edges)):
+        raise CorruptFileError(path, "its traj_starts do not rise from 0 to the number of rows")
     for first, end in itertools.pairwise(edges):
         rows = slice(first, end)
         seen = np.concatenate([arrays["observations"][rows], arrays["next_observations"][end - 1 : end]])

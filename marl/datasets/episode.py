@@ -68,6 +68,12 @@ def pack(layout: Layout, episode: Episode) -> Tensor:
             )
         view.copy_(value)
     if spec.discrete:
+        least, most = int(episode.actions_LN.min()), int(episode.actions_LN.max())
+        if least < 0 or most >= A:
+            raise MarlError(
+                f"the data's actions reach from {least} to {most}, env={spec.name} has 0 to {A - 1}: "
+                "use the env that the data were made in"
+            )
         views["action"][0] = -1
     bits_UK = torch.zeros(U, 8 * layout.fields["bits"].bytes, dtype=torch.bool)
     bits_UK[:, : N * A] = episode.avail_UNA.reshape(U, -1)

@@ -1,7 +1,8 @@
 """Episodes as a Minari data set: an HDF5 file and a JSON file that Minari itself can load.
 
     <folder>/data/main_data.hdf5   groups episode_<i>: observations, actions, rewards, terminations,
-    truncations <folder>/data/metadata.json    Minari's fields, and "marl": what made the data
+                                   truncations
+    <folder>/data/metadata.json    Minari's fields, and "marl": what made the data
 
 One agent that sees the whole state and may always take every action is stored plainly: observations (L + 1,
 O), actions (L,) or (L, A). Any other world is stored for the team: observations {obs (L + 1, N, O), state,
@@ -201,17 +202,31 @@ def read(folder: Path, spec: EnvSpec) -> Iterator[Episode]:
     A step that is neither terminated nor truncated at an episode's end counts as truncated.
 
     Raises:
-        CorruptFileError: there is no data set, or an episode lacks a part or holds unequal lengths.
+        CorruptFileError: there is no data set, the file is damaged, or an episode lacks a part or holds
+            unequal lengths.
     """
     about(folder)
     place, h5py = _place(folder), import_h5py()
     assert place is not None
-    with h5py.File(place / _DATA, "r") as file:
-        for name in sorted(file, key=lambda n: int(n.rpartition("_")[2])):
+    path = place / _DATA
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise CorruptFileError(path, f"it is no whole HDF5 file ({error})") from error
+    with file:
+        for name in sorted(file, key=lambda n: _number(path, n)):
             try:
                 yield _get(file[name], spec)
-            except (KeyError, ValueError, IndexError) as error:
-                raise CorruptFileError(place / _DATA, f"{name} is not whole ({error})") from error
+            except (KeyError, ValueError, IndexError, TypeError, AttributeError, OSError) as error:
+                raise CorruptFileError(path, f"{name} is not whole ({error})") from error
+
+
+def _number(path: Path, name: str) -> int:
+    """Of an episode's group."""
+    digits = name.removeprefix("episode_")
+    if not digits.isdecimal():
+        raise CorruptFileError(path, f"its group {name!r} is none of episode_<number>")
+    return int(digits)
 
 
 def _get(group: Any, spec: EnvSpec) -> Episode:

@@ -125,8 +125,11 @@ class WishingTeam(OfflineTeam):
         Raises:
             MarlError: it does not hold whole episodes.
         """
-        if not bool(batch.start_BT[:, 0].all()) or int(batch.start_BT.sum()) != len(batch.start_BT):
+        starts_B = batch.start_BT[:, 0] & (batch.start_BT.sum(1) == 1)
+        ends_B = ((batch.terminated_BT | batch.truncated_BT) & batch.filled_BT).any(1)
+        if not bool((starts_B & ends_B).all()):
             raise MarlError(
-                "an agent that is told a wish learns from whole episodes: give loop.batch.length=0"
+                "an agent that is told a wish learns from whole episodes: give loop.batch.length=0 "
+                "and loop.full=false"
             )
         return self.outcomes.hindsight(batch, self.scaler, self.spec.episode_limit)

@@ -193,12 +193,16 @@ def test_resume_is_bit_exact(name, tmp_path):
     assert torch.equal(choice(second.agent, made), choice(whole.agent, made))
 
 
+@pytest.mark.parametrize("batch", ["windows", "beginnings", "everything"])
 @pytest.mark.parametrize("name", ["bc_p", "rvs_p", "dt"])
-def test_they_want_whole_episodes(name):
+def test_they_want_whole_episodes(name, batch):
+    """Not windows from anywhere, nor the first steps of episodes, whose outcome is not seen."""
     made = spec()
     loop = loop_of(AGENTS[name], made, length=2)
+    loop.config.batch.starts = "episode" if batch == "beginnings" else "any"
+    loop.config.full = batch == "everything"
     loop.use(memory_of(made, fork(), CPU))
-    with pytest.raises(MarlError, match=r"whole episodes: give loop\.batch\.length=0"):
+    with pytest.raises(MarlError, match=r"whole episodes: give loop\.batch\.length=0 and loop\.full=false"):
         loop.iterate()
 
 

@@ -58,6 +58,8 @@ def test_a_memory_is_exported_as_it_is(marl: Marl) -> None:
     assert "episodes" in shown
     said = marl.run("export-dataset", "run=runs/one", "out=new", "memory=true", "random=0.5", code=2)
     assert "memory='true' cannot be used: it is stored as it was played" in said
+    said = marl.run("export-dataset", "run=runs/one", "out=new", "memory=true", "episodes=3", code=2)
+    assert "episodes='3' cannot be used: leave it out: memory=true stores all episodes" in said
     again = marl.run("export-dataset", "run=runs/one", "out=memory", "memory=true", code=2)
     assert "memory exists already" in again
 

@@ -175,6 +175,51 @@ def test_what_is_no_data_set_is_refused(tmp_path):
         minari.about(tmp_path)
 
 
+def broken(path, h5py, kind):
+    """Damage a data set's file."""
+    if kind in ("torn", "empty"):
+        path.write_bytes(path.read_bytes()[: 5000 if kind == "torn" else 0])
+        return
+    with h5py.File(path, "r+") as file:
+        if kind == "short":
+            del file["episode_1/rewards"]
+            file["episode_1/rewards"] = np.zeros((1, 2), np.float32)
+        elif kind == "group":
+            del file["episode_1/rewards"]
+            file["episode_1"].create_group("rewards")
+        elif kind == "name":
+            file.create_group("notes")
+        else:
+            del file["episode_1/terminations"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("torn", "it is no whole HDF5 file"),
+        ("empty", "it is no whole HDF5 file"),
+        ("short", "episode_1 is not whole"),
+        ("group", "episode_1 is not whole"),
+        ("missing", "episode_1 is not whole"),
+        ("name", "its group 'notes' is none of episode_<number>"),
+    ],
+)
+def test_damaged_data_sets_are_refused(kind, message, tmp_path):
+    h5py = pytest.importorskip("h5py")
+    spec, episodes = played(WORLDS["rooms"])
+    minari.write(tmp_path / "set", spec, [(e, {}) for e in episodes], {})
+    broken(tmp_path / "set/data/main_data.hdf5", h5py, kind)
+    with pytest.raises(CorruptFileError, match=message):
+        list(minari.read(tmp_path / "set", spec))
+
+
+def test_actions_that_the_world_lacks_are_refused():
+    spec, episodes = played(WORLDS["rooms"])
+    episodes[1].actions_LN[0] = 4
+    with pytest.raises(MarlError, match="actions reach from 0 to 4, env=momdp_four_rooms has 0 to 3"):
+        memory_of(spec, episodes, CPU)
+
+
 # D4MORL
 
 
@@ -220,6 +265,30 @@ def test_published_files_become_episodes(tmp_path):
     assert memory_of(spec_of(), d4morl.read(npz, spec_of()), CPU).entries == 12
     with pytest.raises(MarlError, match="exists already"):
         d4morl.convert(pkl, npz)
+
+
+def test_what_is_no_converted_file_is_refused(tmp_path):
+    """Whatever it is instead: the pickle itself, half a file, nothing, or other arrays."""
+    pkl, npz, out = tmp_path / "set.pkl", tmp_path / "new" / "set.npz", tmp_path / "other.npz"
+    pkl.write_bytes(pickle.dumps([trajectory(4), trajectory(6, seed=1)]))
+    d4morl.convert(pkl, npz, limit=6)
+    assert [path.name for path in npz.parent.iterdir()] == ["set.npz"]
+
+    def refused(content, message):
+        if isinstance(content, bytes):
+            out.write_bytes(content)
+        else:
+            np.savez(out, **content)
+        with pytest.raises(CorruptFileError, match=message):
+            list(d4morl.read(out, spec_of()))
+
+    for content in (pkl.read_bytes(), npz.read_bytes()[:900], b""):
+        refused(content, r"convert a published one with python -m marl\.datasets\.d4morl")
+    with np.load(npz) as file:
+        arrays = dict(file)
+    refused({"a": np.zeros(3)}, "it is not a converted D4MORL file")
+    refused(arrays | {"actions": np.zeros((3, 2))}, "of unequal length")
+    refused(arrays | {"traj_starts": np.array([0, 4, 4])}, "traj_starts do not rise")
 
 
 def test_old_protocols_are_read(tmp_path):
