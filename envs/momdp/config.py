@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
+from marl.config import QUIET
 from marl.errors import require
 
 if TYPE_CHECKING:
@@ -43,6 +44,9 @@ class Config:
 
     world: Literal["random", "four_rooms"] = "random"
     limit: int = 50  # steps after which an episode is cut off, >= 1; the replication
+    # Of the objectives, >= 0, for learners that want one reward: weights . r is then the team's. Empty: the
+    # vector.
+    weights: tuple[float, ...] = field(default=(), metadata=QUIET)
 
     # random; sizes of the paper
     model: int = 0  # which of the random processes, >= 0: its own seed, whatever the run's
@@ -81,10 +85,13 @@ class Config:
                 require(free, name, (row, column), "give the row and column of a free cell")
         distinct = len({self.start, *self.goals}) == 1 + len(self.goals) and len(self.goals) >= 1
         require(distinct, "goals", self.goals, "give one distinct cell per objective, none the start")
+        K = len(self.goals) if self.world == "four_rooms" else self.objectives
+        fits = len(self.weights) in (0, K) and all(w >= 0 for w in self.weights)
+        require(fits, "weights", self.weights, f"give {K} numbers >= 0, one per objective, or none")
 
     @property
     def label(self) -> str:
-        return f"momdp_{self.world}"
+        return "_".join([f"momdp_{self.world}", *(f"{w:g}" for w in self.weights)])
 
     def tables(self) -> Tables:
         """The process as tables."""

@@ -4,7 +4,7 @@
 |---|---|---|
 | s | state_B | number of the state; observation and state are its one-hot code |
 | P(s'|s,a) | next_cdf | transitions as running sums, made once |
-| r_i | reward_BK | of the state arrived at |
+| r_i | reward_BK | of the state arrived at; with `weights` the team's reward is their sum |
 
 `info`: success (bool, valid where done): the walker stands in a goal state.
 """
@@ -51,10 +51,11 @@ class FiniteWorld:
             action_spaces=(Discrete(n=A),),
             action_names=tuple(MOVES) if rooms else tuple(str(a) for a in range(A)),
             obs_slices={"walker": (Slice(name="state", start=0, stop=S, low=0.0, high=1.0, kind="onehot"),)},
-            reward="vector",
-            objectives=tuple(f"goal_{k}" for k in range(K)),
+            reward="team" if config.weights else "vector",
+            objectives=() if config.weights else tuple(f"goal_{k}" for k in range(K)),
             episode_limit=config.limit,
         )
+        self._weights_K = torch.tensor(config.weights, device=device) if config.weights else None
         model = self.tables.model
         # Summed in float64 on the CPU: every device compares the same numbers.
         self._next_cdf = model.next_SAS.cumsum(-1).to(device)
@@ -73,9 +74,8 @@ class FiniteWorld:
         self.episode_B, self.t_B = torch.zeros_like(self.key_B), torch.zeros_like(self.key_B)
         self.state_B = self._first()
         no_B = torch.zeros_like(self.key_B, dtype=torch.bool)
-        return self._timestep(
-            no_B, no_B, torch.zeros(self.num_envs, len(self.spec.objectives), device=self.device)
-        )
+        nothing_BK = torch.zeros(self.num_envs, len(self.tables.goals), device=self.device)
+        return self._timestep(no_B, no_B, nothing_BK)
 
     def _first(self) -> Tensor:
         stream = Stream(self.key_B).fold(self.episode_B, "start")
@@ -101,7 +101,7 @@ class FiniteWorld:
         return F.one_hot(state_B, self.spec.state_size).to(torch.float32)
 
     def _timestep(self, terminated_B: Tensor, truncated_B: Tensor, reward_BK: Tensor) -> TimeStep:
-        state_BS = self._one_hot(self.state_B)
+        state_BS, weights_K = self._one_hot(self.state_B), self._weights_K
         return TimeStep(
             obs_BNO=state_BS[:, None],
             state_BS=state_BS,
@@ -111,7 +111,8 @@ class FiniteWorld:
             present_BN=self._yes_BN,
             alive_BN=self._yes_BN,
             t_B=self.t_B,
-            reward_BK=reward_BK,
+            reward_B=None if weights_K is None else (reward_BK * weights_K).sum(-1),
+            reward_BK=reward_BK if weights_K is None else None,
         )
 
     def state_dict(self) -> dict[str, Tensor]:

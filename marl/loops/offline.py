@@ -11,17 +11,20 @@ returns the data's summary, which is then said.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from marl import checkpoint
+from marl.config import unmake
 from marl.datasets import d4morl, memory_of, minari
 from marl.errors import FieldError, require
+from marl.evaluate import EnvConfig, for_evaluation
 from marl.loops.base import Learner, Means, ReadSegment, Segments
 from marl.loops.off_policy import BatchConfig
 from marl.offline import describe, objectives_of
@@ -30,6 +33,8 @@ from marl.replay import Replay
 from marl.rng import Rng
 from marl.robust.rollout import refuse_in_rollout
 from marl.types import Agent, Batch, Env
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(kw_only=True)
@@ -59,7 +64,8 @@ def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
 
     Args:
         folder: a run's folder, whose newest checkpoint is read; a Minari data set; or a converted D4MORL
-        file. env, agent: those that will learn from it; their sizes must be those of the data.
+            file.
+        env, agent: those that will learn from it; their sizes must be those of the data.
 
     Raises:
         FieldError: there is no such path or no checkpoint, it holds no memory, or the agent needs what data
@@ -74,6 +80,8 @@ def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
             names = ", ".join(agent.extras_spec)
             fix = f"this agent needs {names}, which data sets do not store"
             raise FieldError("loop.data", str(folder), fix)
+        if folder.is_dir():
+            _say_other_world(minari.about(folder), env)
         found = d4morl.read(folder, env.spec) if folder.is_file() else minari.read(folder, env.spec)
         return memory_of(env.spec, found, env.device)
     saved, _ = checkpoint.latest(folder)
@@ -82,6 +90,19 @@ def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
         fix = f"{what}; give the folder of an off-policy run, or a data set"
         raise FieldError("loop.data", str(folder), fix)
     return read_memory(saved.state["memory"], saved.read_segment, env, agent)
+
+
+def _say_other_world(about: Mapping[str, Any], env: Env) -> None:
+    """Warn where a data set of ours was made in a world of the same sizes and other settings."""
+    config, ours = getattr(env, "config", None), about.get("marl")
+    there = ours.get("world") if isinstance(ours, dict) else None
+    if not isinstance(there, dict) or not is_dataclass(config):
+        return
+    here = unmake(for_evaluation(cast(EnvConfig, config)))
+    other = [name for name in here | there if here.get(name) != there.get(name)]
+    if other:
+        said = ", ".join(f"{name}={there.get(name, 'its default')}" for name in other)
+        _log.warning("the data were made in another world than env=%s: with %s", env.spec.name, said)
 
 
 def read_memory(state: Mapping[str, Any], read_segment: ReadSegment, env: Env, agent: Agent) -> Replay:

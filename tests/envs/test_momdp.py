@@ -8,6 +8,7 @@ import torch
 from pettingzoo.utils.conversions import parallel_to_aec
 
 from marl import compose
+from marl.config import unmake
 from marl.envs.momdp import Config
 from marl.envs.momdp.config import FOUR_ROOMS
 from marl.errors import FieldError
@@ -97,6 +98,21 @@ def test_a_batch_walks_as_its_tables_say(config):
     assert tried.max() > 300
 
 
+def test_weights_make_one_reward_and_leave_no_trace_without():
+    config = Config(states=6, weights=(1.0, 0.5, 0.25))
+    one, many = (c.build(num_envs=200, device=CPU) for c in (config, Config(states=6)))
+    assert (one.spec.reward, one.spec.objectives, one.spec.name) == ("team", (), "momdp_random_1_0.5_0.25")
+    one.reset(Rng(0))
+    many.reset(Rng(0))
+    for _ in range(5):
+        actions = torch.zeros(200, 1, dtype=torch.int64)
+        ts, other = one.step(actions), many.step(actions)
+        assert ts.reward_BK is None
+        assert torch.equal(ts.reward_B, (other.reward_BK * torch.tensor([1.0, 0.5, 0.25])).sum(-1))
+    assert float(ts.reward_B.max()) > 0
+    assert "weights" not in unmake(Config())
+
+
 def test_rows_do_not_depend_on_the_batch_and_states_go_on():
     config = Config(states=8, limit=7)
     many, few = (config.build(num_envs=B, device=CPU) for B in (9, 4))
@@ -161,6 +177,8 @@ IN_ROOMS = {"world": "four_rooms"}
         ({"slip": 0.2}, "slip=0.2 cannot be used: leave it out: world=random has none"),
         ({**IN_ROOMS, "states": 9}, "states=9 cannot be used: leave it out: world=four_rooms has none"),
         ({"model": -1}, "model=-1"),
+        ({"weights": (1.0, 1.0)}, "weights=.*: give 3 numbers >= 0, one per objective"),
+        ({**IN_ROOMS, "goals": ((2, 4),), "weights": (-1.0,)}, "weights=.*: give 1 numbers >= 0"),
     ],
 )
 def test_bad_settings_are_refused(given, field):

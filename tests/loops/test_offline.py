@@ -4,7 +4,12 @@ import pytest
 import torch
 
 from marl import checkpoint
+from marl.agents.bc import Config as BC
 from marl.agents.iql import Config as IQL
+from marl.config import unmake
+from marl.datasets import minari
+from marl.datasets.collect import play
+from marl.envs.momdp import Config as World
 from marl.envs.relay_game import Config as Relay
 from marl.errors import FieldError, MarlError
 from marl.evaluate import evaluate
@@ -15,6 +20,7 @@ from marl.loops import (
     OffPolicyConfig,
     OnPolicyConfig,
     UpdatesConfig,
+    load_memory,
 )
 from marl.replay import MemoryConfig
 from marl.rng import Rng
@@ -108,3 +114,21 @@ def test_what_is_no_data_set_is_refused(data, tmp_path, a2c):
     other = Relay(runners=3).build(num_envs=1, device=CPU)
     with pytest.raises(MarlError, match="the stored memory does not fit: its field 'obs' is"):
         OfflineConfig(data=folder).build(env=other, agent=agent_of(other), rng=Rng(0)).iterate()
+
+
+@pytest.mark.parametrize(
+    ("there", "said"), [({}, None), ({"model": 3}, "model=3"), ({"limit": 9}, "limit=9")]
+)
+def test_data_of_another_world_of_the_same_sizes_are_said(there, said, tmp_path, caplog):
+    """Nothing else would tell: the arrays fit."""
+    pytest.importorskip("h5py")
+    made = World(**({"states": 6} | there))
+    env = made.build(num_envs=2, device=CPU)
+    episodes = play(
+        env, BC(hidden=4).build(spec=env.spec, rng=Rng(0), device=CPU), episodes=2, rng=Rng(0), explore=1.0
+    )
+    minari.write(tmp_path / "set", env.spec, [(e, {}) for e in episodes], {"world": unmake(made)})
+    env = World(states=6).build(num_envs=1, device=CPU)
+    assert load_memory(tmp_path / "set", env, BC().build(spec=env.spec, rng=Rng(0), device=CPU)).episodes == 2
+    wanted = [] if said is None else [f"made in another world than env=momdp_random: with {said}"]
+    assert [record.getMessage().removeprefix("the data were ") for record in caplog.records] == wanted
