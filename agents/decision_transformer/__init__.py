@@ -2,8 +2,7 @@
 
 | symbol | name here | meaning |
 |---|---|---|
-| R^_t | to_go | what shall still be earned, by objective, in [0, 1] of the episode limit; beside it the
-preference |
+| R^_t | to_go | what shall still be earned, by objective, in [0, 1] of the limit; beside it the preference |
 | s_t, a_t | obs, action | of one agent |
 | C | context | steps of the past that are seen |
 

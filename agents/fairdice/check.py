@@ -13,7 +13,7 @@ from marl.agents.fairdice.welfare import Welfare
 from marl.errors import MarlError
 from marl.offline import Summary
 
-_REMEDY = "use welfare=patched_log, drop the objective, or add data that reward it"
+_REMEDY = "use welfare=patched_log, give fixed weights (0 drops it), or add data that reward it"
 
 
 def refuse_unrewarded(welfare: Welfare, most_K: Tensor, names: Sequence[str]) -> None:

@@ -24,8 +24,8 @@ class Config:
     gamma: float = 0.99  # discount per step, [0, 1); code
     welfare: Literal["alpha", "patched_log"] = "alpha"  # patched_log bears returns <= 0; replication
     alpha: float = 1.0  # >= 0; 0: sum of objectives, 1: Nash, larger: towards max-min; paper
-    # Fixed weights mu of the objectives (FairDICE-fixed, linear welfare); empty: learned, or 1 where alpha
-    # = 0.
+    # Fixed weights mu of the objectives (FairDICE-fixed, linear welfare), >= 0. Empty: learned, or all 1
+    # where alpha=0.
     weights: tuple[float, ...] = ()
     divergence: Literal["chi2", "soft_chi2", "kl"] = "soft_chi2"  # code, on D4MORL
     beta: float = 0.1  # strength of the divergence penalty, > 0; to be tuned per task
@@ -76,6 +76,10 @@ class Config:
             require(
                 getattr(self, name) in names, name, getattr(self, name), f"give one of {', '.join(names)}"
             )
+        linear = bool(self.weights)
+        fix = "leave it out: fixed weights make the welfare linear"
+        require(not linear or self.welfare == "alpha", "welfare", self.welfare, fix)
+        require(not linear or self.alpha == 1, "alpha", self.alpha, fix)
         unread = self.welfare == "patched_log" and self.alpha != 1
         require(not unread, "alpha", self.alpha, "leave it out: welfare=patched_log has none")
         for name in ("beta", "mu_limit", "learning_rate", "mu_learning_rate"):

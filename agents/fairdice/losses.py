@@ -90,8 +90,7 @@ def policy_weights(e_X: Tensor, keep_X: Tensor, *, beta: float, f: Divergence, s
 
     Args:
         shift: subtract the largest e of the batch first (released code, not in the paper): with soft-chi2
-        and KL
-            the weights are then a softmax over the batch with temperature beta.
+            and KL the weights are then a softmax over the batch with temperature beta.
     """
     same_shape(e=e_X, keep=keep_X)
     e_X = e_X.detach()
@@ -108,8 +107,7 @@ def policy_loss(weight_X: Tensor, log_prob_X: Tensor, keep_X: Tensor, *, kind: P
         weight_X: constants.
         log_prob_X: log pi of the data's actions.
         kind: fixed: what the paper means. behaviour_cloning: all weights 1. wrong_broadcast: the product of
-        the
-            released code's first revisions, (X, 1) times (X,); for comparison alone.
+            the released code's first revisions, (X, 1) times (X,); for comparison alone.
     """
     if kind == "wrong_broadcast":
         factors_X1 = torch.where(keep_X, weight_X, 0.0)[:, None]

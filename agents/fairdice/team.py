@@ -80,7 +80,7 @@ class FairDice(OfflineTeam):
         self.welfare, self.f = make_welfare(config.welfare, config.alpha), DIVERGENCES[config.divergence]
         if config.weights and len(config.weights) != K:
             fix = f"give {K} weights, one for each of {', '.join(self.names)}, or none"
-            raise FieldError("weights", config.weights, fix)
+            raise FieldError("agent.weights", config.weights, fix)
         self.fixed_K: Tensor | None = None
         if config.weights or not self.welfare.learns_weights:
             self.fixed_K = torch.tensor(config.weights or (1.0,) * K, device=device)
@@ -138,8 +138,7 @@ class FairDice(OfflineTeam):
         return summary
 
     def _first_states(self, rows: int, rng: Stream) -> Tensor:
-        """So many first states of the data set, or all of them where there are no more and all weigh
-        alike."""
+        """So many first states of the data set, or all where there are no more and all weigh alike."""
         if not len(self._first_ES):
             raise MarlError("FairDICE has not seen the data set: call `examine` before `update`")
         if self.config.starts == "episode" and len(self._first_ES) <= rows:

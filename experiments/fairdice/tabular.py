@@ -2,12 +2,12 @@
 
     python -m experiments.fairdice.tabular rooms      four rooms, 100 generated data sets
     python -m experiments.fairdice.tabular random     1,000 random processes over alpha x beta; resumable
-    python -m experiments.fairdice.tabular learner    the learner against the exact optimum, 10 random
-    processes
+    python -m experiments.fairdice.tabular learner    the learner against the exact optimum, 10 processes
 
 Every policy is solved on the process estimated from its data set and measured in the true one: returns are
 discounted sums. Each command writes experiments/fairdice/raw/<name>.csv, or a file per stack of processes in
-raw/random, one row per data set and policy, and the claims that follow.
+raw/random, one row per data set and policy, and the claims that follow. With --count it is a trial of so many
+data sets, which writes to runs/fairdice_tabular instead and claims nothing.
 """
 
 from __future__ import annotations
@@ -35,6 +35,8 @@ from marl.errors import MarlError
 from marl.files import write_atomic
 
 RAW = ROOT / "experiments" / "fairdice" / "raw"
+TRIAL = Path("runs/fairdice_tabular")  # below the folder in which the command runs
+COUNTS = {"rooms": 100, "random": 1000, "learner": 10}
 GAMMA = 0.95  # CHOICE: of the rooms, for which the paper states none; that of its random processes
 
 
@@ -125,9 +127,10 @@ def rooms_nash_gain(path: Path) -> Derived:
 # Random processes
 
 
-def random(count: int, checked: int) -> None:
-    """Solve the stacks that have no raw file yet."""
-    for path, seeds in stack_files(RAW / "random", count):
+def random(folder: Path, count: int) -> None:
+    """Solve the stacks that have no raw file yet; the first 200 processes by both solvers."""
+    checked = min(count, 200)
+    for path, seeds in stack_files(folder, count):
         if not path.is_file():
             started = time.process_time()
             _write(path, solved(seeds, checked))
@@ -187,52 +190,62 @@ def _claim(
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
-    parser.add_argument("part", choices=("rooms", "random", "learner"))
-    parser.add_argument("--count", type=int, default=0, help="data sets; 0: as the text above says")
-    parser.add_argument(
+    parser.add_argument("part", choices=COUNTS)
+    one = parser.add_mutually_exclusive_group()
+    one.add_argument("--count", type=int, help="a trial of so many data sets, in runs/fairdice_tabular")
+    one.add_argument(
         "--claims", action="store_true", help="only write the claims, from the raw file as it is"
     )
     given = parser.parse_args()
+    if given.count is not None and given.count < 1:
+        parser.error(f"--count {given.count}: give 1 or more")
     torch.set_num_threads(1)
-    if given.part == "rooms":
-        if not given.claims:
-            _write(RAW / "rooms.csv", rooms(given.count or 100))
-        note = (
-            "mean over data sets of 300 uniform trajectories of 100 steps, gamma 0.95, layout of "
-            "docs/momdp.md; data sets that never see a goal are refused: n says how many of 100 remain"
-        )
-        _claim(
-            "four_rooms_jain_nash", "value >= 0.94", "rooms_jain", "rooms", f"Jain's index of Nash, {note}"
-        )
-        note = f"Nash welfare of the Nash policy minus the utilitarian's, {note}"
-        _claim("four_rooms_nash_minus_utilitarian", "low > 0", "rooms_nash_gain", "rooms", note, "nats")
-    elif given.part == "random":
-        count = given.count or 1000
-        if not given.claims:
-            random(count, checked=min(count, 200))
-        stacks = stack_files(RAW / "random", count)
-        paths = [path for path, _ in stacks]
-        asked_paths = [path for path, seeds in stacks if seeds[0] < 200]
-        asked = [row["gap"] for path in asked_paths for row in read(path) if row["gap"]]
-        note = (
-            "largest difference of the optimal values found by Newton's steps and by cvxpy with CLARABEL, of "
-            f"{len(asked)} problems; in {asked.count('no conic optimum')} of them CLARABEL found none"
-        )
-        _claim("newton_minus_conic", "high <= 1e-4", "conic_gap", "random", note, paths=asked_paths)
-        note = (
-            "Jain's index of the Nash policy minus the utilitarian's, exact on the estimated processes and "
-            "measured in the true ones, beta 0.01, soft-chi2; 100 trajectories of half-way optimal behaviour"
-        )
-        name = "random_jain_nash_minus_utilitarian"
-        _claim(name, "low > 0", "random_jain_gain", "random", note, paths=paths)
+    if not given.claims:
+        _run(given.part, RAW if given.count is None else TRIAL, given.count or COUNTS[given.part])
+    if given.count is None:
+        {"rooms": _claim_rooms, "random": _claim_random, "learner": _claim_learner}[given.part]()
+
+
+def _run(part: str, folder: Path, count: int) -> None:
+    if part == "random":
+        random(folder / "random", count)
     else:
-        if not given.claims:
-            _write(RAW / "learner.csv", learner(given.count or 10))
-        note = (
-            "Nash welfare of the learned policy against the exact optimum, in the process estimated "
-            "from the data; full batches, advantages averaged over equal states and actions (advantage=mean)"
-        )
-        _claim("oracle_gap", "value <= 0.01", "oracle_gap", "learner", note)
+        _write(folder / f"{part}.csv", {"rooms": rooms, "learner": learner}[part](count))
+
+
+def _claim_rooms() -> None:
+    note = (
+        "mean over data sets of 300 uniform trajectories of 100 steps, gamma 0.95, layout of "
+        "docs/momdp.md; data sets that never see a goal are refused: n says how many of 100 remain"
+    )
+    _claim("four_rooms_jain_nash", "value >= 0.94", "rooms_jain", "rooms", f"Jain's index of Nash, {note}")
+    note = f"Nash welfare of the Nash policy minus the utilitarian's, {note}"
+    _claim("four_rooms_nash_minus_utilitarian", "low > 0", "rooms_nash_gain", "rooms", note, "nats")
+
+
+def _claim_random() -> None:
+    stacks = stack_files(RAW / "random", COUNTS["random"])
+    asked_paths = [path for path, seeds in stacks if seeds[0] < 200]
+    asked = [row["gap"] for path in asked_paths for row in read(path) if row["gap"]]
+    note = (
+        "largest difference of the optimal values found by Newton's steps and by cvxpy with CLARABEL, of "
+        f"{len(asked)} problems; in {asked.count('no conic optimum')} of them CLARABEL found none"
+    )
+    _claim("newton_minus_conic", "high <= 1e-4", "conic_gap", "random", note, paths=asked_paths)
+    note = (
+        "Jain's index of the Nash policy minus the utilitarian's, exact on the estimated processes and "
+        "measured in the true ones, beta 0.01, soft-chi2; 100 trajectories of half-way optimal behaviour"
+    )
+    name = "random_jain_nash_minus_utilitarian"
+    _claim(name, "low > 0", "random_jain_gain", "random", note, paths=[path for path, _ in stacks])
+
+
+def _claim_learner() -> None:
+    note = (
+        "Nash welfare of the learned policy against the exact optimum, in the process estimated "
+        "from the data; full batches, advantages averaged over equal states and actions (advantage=mean)"
+    )
+    _claim("oracle_gap", "value <= 0.01", "oracle_gap", "learner", note)
 
 
 if __name__ == "__main__":

@@ -4,8 +4,7 @@
 |---|---|---|
 | pi(a|o) | | product of the agents' own policies, one network for all |
 | log pi | log_prob | sum over agents (and over the dimensions of a Box), one number per row |
-| mu, sigma | mean, log_std | tanh(.), and a deviation that depends on the observation, in units of the Box
-[-1, 1] |
+| mu, sigma | mean, log_std | tanh(.), and a deviation of each observation; in units of the Box, [-1, 1] |
 
 Reference: Kim et al., "FairDICE", NeurIPS 2025, released code (continuous policy).
 """

@@ -96,7 +96,7 @@ class WishingTeam(OfflineTeam):
         K = len(self.names)
         if preference and len(preference) != K:
             fix = f"give {K} numbers, one for each of {', '.join(self.names)}, or none"
-            raise FieldError("preference", tuple(preference), fix)
+            raise FieldError("agent.preference", tuple(preference), fix)
         wanted_K = torch.tensor(tuple(preference) or (1.0,) * K, device=device)
         self.preference_K = wanted_K / wanted_K.sum()
         self.scaler = Scaler(spec, K, inputs=scale_inputs, rewards=True).to(device)

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from experiments.fairdice import metrics, random_processes, stages
+from experiments.fairdice import metrics, random_processes, stages, tabular
 from experiments.fairdice.robots import report as robots
 from experiments.fairdice.teams import report as teams
 from marl import compose, train
@@ -271,3 +271,21 @@ def test_stacks_refuse_and_fall_back(monkeypatch):
     again = list(random_processes.solved(range(3), 0))
     for one, other in zip(rows[1:], again[1:], strict=True):
         assert one["return_1"] == pytest.approx(other["return_1"], abs=1e-6)
+
+
+def test_a_trial_leaves_raw_files_and_claims_alone(tmp_path, monkeypatch):
+    """A small count neither replaces what was published nor claims anything from it."""
+
+    def never(**_):
+        raise AssertionError("a trial claims nothing")
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(tabular, "RAW", tmp_path / "raw")
+    monkeypatch.setattr(tabular, "write_claim", never)
+    monkeypatch.setattr("sys.argv", ["tabular", "rooms", "--count", "1"])
+    tabular.main()
+    assert not (tmp_path / "raw").exists()
+    assert len((tmp_path / "runs/fairdice_tabular/rooms.csv").read_text().splitlines()) == 4
+    monkeypatch.setattr("sys.argv", ["tabular", "rooms", "--count", "0"])
+    with pytest.raises(SystemExit):
+        tabular.main()

@@ -2,6 +2,7 @@
 
     python -m experiments.fairdice.teams               all stages, from where they stood
     python -m experiments.fairdice.teams navigation    of this world alone
+    python -m experiments.fairdice.teams --plan        what is left, in core minutes; runs nothing
     python -m experiments.fairdice.teams --workers 1   runs at a time; two without
     python -m experiments.fairdice.teams --report      only tables, plot and claims, from the raw files
 
@@ -44,6 +45,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("worlds", nargs="*", help=f"of {', '.join(WORLDS)}; all without")
     parser.add_argument("--workers", type=int, help="runs at a time; default: 2")
+    parser.add_argument("--plan", action="store_true", help="say what is left to do, and run nothing")
     parser.add_argument("--report", action="store_true", help="only tables, plot and claims")
     given = parser.parse_args()
     unknown = set(given.worlds) - set(WORLDS)
@@ -53,12 +55,15 @@ def main() -> None:
         parser.error(f"--workers {given.workers}: give 1 or more")
     names = given.worlds or list(WORLDS)
     if not given.report:
-        minari.import_h5py()  # said now and not after the teams' training
+        if not given.plan:
+            minari.import_h5py()  # said now and not after the teams' training
         for at, world in enumerate(names):
             minutes = sum(minutes_left(other) for other in names[at:])
             print(f"{world}: about {minutes:.0f} core minutes left in all", flush=True)
-            _run(world, given.workers)
-    report.main()
+            if not given.plan:
+                _run(world, given.workers)
+    if not given.plan:
+        report.main()
 
 
 def minutes_left(world: str) -> float:

@@ -284,6 +284,8 @@ def test_the_decayed_rate_ends_at_zero(make_data):
     ("given", "message"),
     [
         ({"welfare": "patched_log", "alpha": 2.0}, r"alpha=2\.0 cannot be used: leave it out"),
+        ({"weights": (1.0, 2.0), "alpha": 2.0}, r"alpha=2\.0 cannot be used: leave it out: fixed weights"),
+        ({"weights": (1.0, 2.0), "welfare": "patched_log"}, "welfare='patched_log' .*leave it out: fixed"),
         ({"weights": (0.0, 0.0)}, r"weights=.* with a sum above 0"),
         ({"beta": 0.0}, r"beta=0\.0 cannot be used: give a number above 0"),
         ({"ends": "never"}, "ends='never' cannot be used: give one of proper, official"),
