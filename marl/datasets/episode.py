@@ -52,15 +52,16 @@ def pack(layout: Layout, episode: Episode) -> Tensor:
     spec, U = layout.spec, episode.length + 1
     N, A = spec.n_agents, spec.n_actions
     rows_UR = torch.zeros(U, layout.size, dtype=torch.uint8)
-    views, reward = layout.views(rows_UR), episode.reward_LK
+    views, reward = layout.views(rows_UR), _REWARD[spec.reward]
     parts = {
         "obs": episode.obs_UNO,
         "state": episode.state_US,
         "action": episode.actions_LN,
-        _REWARD[spec.reward]: reward[:, 0] if spec.reward == "team" else reward,
+        reward: episode.reward_LK,
     }
     for name, value in parts.items():
         view = views[name] if name in ("obs", "state") else views[name][1:]
+        view = view[:, None] if name == "reward" else view  # the team's one, not the first of several
         if view.shape != value.shape:
             raise MarlError(
                 f"the data's {name} has shape {tuple(value.shape)}, env={spec.name} has {tuple(view.shape)}: "

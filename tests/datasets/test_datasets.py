@@ -220,6 +220,14 @@ def test_actions_that_the_world_lacks_are_refused():
         memory_of(spec, episodes, CPU)
 
 
+def test_a_vector_is_not_taken_for_the_teams_reward():
+    """A world whose weights make one reward of it learns not from data of the vector."""
+    _, episodes = played(World(states=6, limit=5))
+    one = World(states=6, limit=5, weights=(1.0, 1.0, 1.0)).build(num_envs=1, device=CPU).spec
+    with pytest.raises(MarlError, match=r"the data's reward has shape \(5, 3\), env=\S+ has \(5, 1\)"):
+        memory_of(one, episodes, CPU)
+
+
 # D4MORL
 
 
