@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -162,11 +163,14 @@ def test_every_instruction_set_and_thread_count(level: str):
 
 
 def test_the_choice_is_measured_once_and_kept(monkeypatch: pytest.MonkeyPatch):
-    slow, fast = nn.Linear(512, 512), nn.Linear(4, 4)
-    forms = {
-        "slow": lambda: slow(torch.zeros(256, 512)).sum(),
-        "fast": lambda: fast(torch.zeros(1, 4)).sum(),
-    }
+    clock = {"now": 0.0}  # in place of the machine's, on which others may run
+
+    def form(seconds: float) -> Tensor:
+        clock["now"] += seconds
+        return torch.zeros(())
+
+    monkeypatch.setattr(choose, "time", SimpleNamespace(perf_counter=lambda: clock["now"]))
+    forms = {"slow": lambda: form(3e-3), "fast": lambda: form(1e-4)}
     assert choose.fastest("test", forms) == "fast"
     monkeypatch.setattr(choose, "_measure", lambda _: pytest.fail("measured again"))
     assert choose.fastest("test", forms) == "fast"
