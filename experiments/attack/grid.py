@@ -56,7 +56,7 @@ VICTIM = 0  # a stalker: ids sort by unit type, as in the paper
 # fgsm: half the width of the widest range in one step, CHOICE; pgd: AMI's re-implementation, whose gain
 # (log-probability), step (0.1) and iterations (30) are the attack's defaults.
 BUDGETS = {"fgsm": Budget(linf=1.0), "pgd": Budget(linf=1.0)}
-WEIGHTS = {"qmix": 0.25, "mappo": 0.01}  # of the regulariser: README.md, "Weights"; MAPPO's is a guess
+WEIGHTS = {"qmix": 0.25, "mappo": 0.002}  # of the regulariser: README.md, "Weights"
 REGULARISERS: tuple[Literal["reward", "soft"], ...] = ("reward", "soft")
 TRIED = {"qmix": (0.1, 0.25, 0.5, 2.0), "mappo": (0.002, 0.01, 0.05)}  # logits differ more than values
 
