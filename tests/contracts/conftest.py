@@ -124,6 +124,8 @@ def same_everything() -> Callable[[Path, Path], None]:
 
     def check(one: Path, two: Path) -> None:
         a, b = everything(one), everything(two)
+        assert a
+        assert a.keys() == b.keys()
         for name in a:
             assert a[name] == b[name], f"{one.name} and {two.name} differ in {name}"
 

@@ -170,5 +170,8 @@ def test_an_offline_run_resumes_from_its_own_checkpoint(
     marl.train("whole", *data, *offline, "total_steps=90", "loop.updates=5")
     marl.train("half", *data, *offline, "total_steps=45", "loop.updates=5")
     (marl.folder / "runs" / "source").rename(marl.folder / "gone")
+    before = (marl.folder / "runs" / "half" / "metrics.jsonl").read_bytes()
     marl.run("train", "resume=runs/half", "total_steps=90")
+    after = (marl.folder / "runs" / "half" / "metrics.jsonl").read_bytes()
+    assert len(after) > len(before), "it must have gone on"
     same_everything(marl.folder / "runs" / "half", marl.folder / "runs" / "whole")

@@ -105,6 +105,17 @@ def choices(worlds: Iterable[str]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def betas(worlds: Iterable[str]) -> str:
+    """Markdown: what every beta gave on seed 100, the agents' mean returns in the world's own units."""
+    lines = ["| world | aim | beta | returns, seed 100 |", "|---|---|---|---|"]
+    for world in worlds:
+        cells = [c for c in cells_of(RAW / world, "tune") if len(c.return_EK)]
+        for cell in sorted(cells, key=lambda c: (method(c), float(c.words["agent.beta"]))):
+            shown = " / ".join(f"{value:.1f}" for value in cell.return_EK.mean(0))
+            lines.append(f"| {world} | {method(cell)} | {cell.words['agent.beta']} | {shown} |")
+    return "\n".join(lines) + "\n"
+
+
 def table(worlds: dict[str, list[Cell]]) -> str:
     """Markdown, a row per world and method."""
     lines = [
@@ -180,7 +191,7 @@ def main() -> None:
     if not worlds:
         print("no run has been measured")
         return
-    text = f"{choices(worlds)}\n{table(worlds)}"
+    text = f"{choices(worlds)}\n{table(worlds)}\n{betas(worlds)}"
     page = stages.HERE / "README.md"
     write_atomic(page, tables.fill_block(page.read_text(), text, "teams").encode())
     draw(worlds)

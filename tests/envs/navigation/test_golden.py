@@ -72,11 +72,14 @@ def test_whole_episodes_from_the_first_state(build, agents, actions):
     env = build(len(g["pos"]), n_agents=agents, actions=actions)
     env.reset(Rng(0))
     place(env, g, 0)
+    seen = 0
     for t in range(25):
         ts = env.step(actions_at(g, t))
         runs = alive_at(g, t)
         close(ts.final_obs_BNO[runs], g["obs"][runs, t + 1], 1e-3)
         close(ts.agent_reward_BN[runs], g["reward"][runs, t], 1e-3)
+        seen += int(runs.sum())
+    assert seen > 25 * len(g["pos"]) // 2
 
 
 def test_the_recording_has_contacts_and_ends():
