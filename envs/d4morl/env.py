@@ -33,6 +33,7 @@ from marl import tree
 from marl.canvas import Canvas
 from marl.envs.d4morl.robots import ROBOTS, Motion
 from marl.errors import MarlError, require
+from marl.objectives import check_weights, reward_fields, reward_spec, weighted_label
 from marl.rng import Rng, Stream
 from marl.types import Box, EnvSpec, Slice, TimeStep
 
@@ -52,14 +53,11 @@ class Config:
     def __post_init__(self) -> None:
         require(self.robot in ROBOTS, "robot", self.robot, f"give one of {', '.join(ROBOTS)}")
         require(self.limit >= 1, "limit", self.limit, "give an integer >= 1")
-        names = ROBOTS[self.robot].objectives
-        fix = f"give one number >= 0 for each of {', '.join(names)}, or none"
-        fits = len(self.weights) in (0, len(names)) and all(w >= 0 for w in self.weights)
-        require(fits, "weights", self.weights, fix)
+        check_weights(self.weights, ROBOTS[self.robot].objectives)
 
     @property
     def label(self) -> str:
-        return "_".join([f"d4morl_{self.robot}", *(f"{w:g}" for w in self.weights)])
+        return weighted_label(f"d4morl_{self.robot}", self.weights)
 
     def build(self, *, num_envs: int, device: torch.device, threads: int = 1) -> Robots:
         """A batch of robots. Args: threads: unused, the simulator steps one robot after the other.
@@ -100,7 +98,7 @@ class Robots:
             bounds = np.array(self.robot.bounds)
             self.model.actuator_ctrlrange[:] = np.stack([-bounds, bounds], -1)
         self._data = self._mj.MjData(self.model)
-        self._weights_K = torch.tensor(config.weights) if config.weights else None
+        self._weights = config.weights
         self._start_Q = self.model.qpos0.copy()
         self._step_s = self.robot.frame_skip * self.model.opt.timestep
         Q, V, A = self.model.nq, self.model.nv, self.model.nu
@@ -115,9 +113,8 @@ class Robots:
             state_size=O,
             action_spaces=(Box(low=tuple(low.tolist()), high=tuple(high.tolist())),),
             obs_slices={"robot": (seen,)},
-            reward="team" if config.weights else "vector",
-            objectives=() if config.weights else self.robot.objectives,
             episode_limit=config.limit,
+            **reward_spec(config.weights, self.robot.objectives),
         )
         zeros_B = torch.zeros(num_envs, dtype=torch.int64)
         self.key_B, self.episode_B, self.t_B = zeros_B, zeros_B, zeros_B
@@ -191,7 +188,7 @@ class Robots:
         return torch.cat(seen, -1).nan_to_num(0.0, 0.0, 0.0).float().to(self.device)
 
     def _timestep(self, terminated_B: Tensor, truncated_B: Tensor, reward_BK: Tensor) -> TimeStep:
-        state_BS, weights_K = self._look(), self._weights_K
+        state_BS = self._look()
         return TimeStep(
             obs_BNO=state_BS[:, None],
             state_BS=state_BS,
@@ -201,8 +198,7 @@ class Robots:
             present_BN=self._yes_BN,
             alive_BN=self._yes_BN,
             t_B=self.t_B.to(self.device),
-            reward_B=None if weights_K is None else (reward_BK * weights_K).sum(-1).to(self.device),
-            reward_BK=reward_BK.to(self.device) if weights_K is None else None,
+            **reward_fields(reward_BK, self._weights, self.device),
         )
 
     def state_dict(self) -> dict[str, Tensor]:

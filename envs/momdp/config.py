@@ -9,6 +9,7 @@ import torch
 
 from marl.config import QUIET
 from marl.errors import require
+from marl.objectives import check_weights, weighted_label
 
 if TYPE_CHECKING:
     from marl.envs.momdp.env import FiniteWorld
@@ -85,13 +86,16 @@ class Config:
                 require(free, name, (row, column), "give the row and column of a free cell")
         distinct = len({self.start, *self.goals}) == 1 + len(self.goals) and len(self.goals) >= 1
         require(distinct, "goals", self.goals, "give one distinct cell per objective, none the start")
-        K = len(self.goals) if self.world == "four_rooms" else self.objectives
-        fits = len(self.weights) in (0, K) and all(w >= 0 for w in self.weights)
-        require(fits, "weights", self.weights, f"give {K} numbers >= 0, one per objective, or none")
+        check_weights(self.weights, self.objective_names)
+
+    @property
+    def objective_names(self) -> tuple[str, ...]:
+        count = len(self.goals) if self.world == "four_rooms" else self.objectives
+        return tuple(f"goal_{k}" for k in range(count))
 
     @property
     def label(self) -> str:
-        return "_".join([f"momdp_{self.world}", *(f"{w:g}" for w in self.weights)])
+        return weighted_label(f"momdp_{self.world}", self.weights)
 
     def tables(self) -> Tables:
         """The process as tables."""

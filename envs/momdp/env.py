@@ -22,6 +22,7 @@ from marl import tree
 from marl.envs.momdp.config import Config
 from marl.envs.momdp.render import draw
 from marl.envs.momdp.tables import MOVES
+from marl.objectives import reward_fields, reward_spec
 from marl.rng import Rng, Stream
 from marl.types import Discrete, EnvSpec, Slice, TimeStep
 
@@ -51,11 +52,10 @@ class FiniteWorld:
             action_spaces=(Discrete(n=A),),
             action_names=tuple(MOVES) if rooms else tuple(str(a) for a in range(A)),
             obs_slices={"walker": (Slice(name="state", start=0, stop=S, low=0.0, high=1.0, kind="onehot"),)},
-            reward="team" if config.weights else "vector",
-            objectives=() if config.weights else tuple(f"goal_{k}" for k in range(K)),
             episode_limit=config.limit,
+            **reward_spec(config.weights, config.objective_names),
         )
-        self._weights_K = torch.tensor(config.weights, device=device) if config.weights else None
+        self._weights = config.weights
         model = self.tables.model
         # Summed in float64 on the CPU: every device compares the same numbers.
         self._next_cdf = model.next_SAS.cumsum(-1).to(device)
@@ -101,7 +101,7 @@ class FiniteWorld:
         return F.one_hot(state_B, self.spec.state_size).to(torch.float32)
 
     def _timestep(self, terminated_B: Tensor, truncated_B: Tensor, reward_BK: Tensor) -> TimeStep:
-        state_BS, weights_K = self._one_hot(self.state_B), self._weights_K
+        state_BS = self._one_hot(self.state_B)
         return TimeStep(
             obs_BNO=state_BS[:, None],
             state_BS=state_BS,
@@ -111,8 +111,7 @@ class FiniteWorld:
             present_BN=self._yes_BN,
             alive_BN=self._yes_BN,
             t_B=self.t_B,
-            reward_B=None if weights_K is None else (reward_BK * weights_K).sum(-1),
-            reward_BK=reward_BK if weights_K is None else None,
+            **reward_fields(reward_BK, self._weights, self.device),
         )
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -177,8 +177,14 @@ IN_ROOMS = {"world": "four_rooms"}
         ({"slip": 0.2}, "slip=0.2 cannot be used: leave it out: world=random has none"),
         ({**IN_ROOMS, "states": 9}, "states=9 cannot be used: leave it out: world=four_rooms has none"),
         ({"model": -1}, "model=-1"),
-        ({"weights": (1.0, 1.0)}, "weights=.*: give 3 numbers >= 0, one per objective"),
-        ({**IN_ROOMS, "goals": ((2, 4),), "weights": (-1.0,)}, "weights=.*: give 1 numbers >= 0"),
+        (
+            {"weights": (1.0, 1.0)},
+            "weights=.*: give one number >= 0 for each of goal_0, goal_1, goal_2, or none",
+        ),
+        (
+            {**IN_ROOMS, "goals": ((2, 4),), "weights": (-1.0,)},
+            "weights=.*: give one number >= 0 for each of goal_0, or none",
+        ),
     ],
 )
 def test_bad_settings_are_refused(given, field):
