@@ -34,7 +34,7 @@ def reward_spec(weights: Sequence[float], names: Sequence[str]) -> dict[str, Any
     )
 
 
-def reward_fields(reward_BK: Tensor, weights: Sequence[float], device: torch.device) -> dict[str, Tensor]:
+def reward_fields(reward_BK: Tensor, weights: Sequence[float], device: torch.device) -> dict[str, Any]:
     """The reward of a TimeStep on the device: `reward_B`, or `reward_BK` where there are no weights."""
     if not weights:
         return {"reward_BK": reward_BK.to(device)}

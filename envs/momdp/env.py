@@ -41,7 +41,7 @@ class FiniteWorld:
     def __init__(self, config: Config, *, num_envs: int, device: torch.device) -> None:
         self.config, self.num_envs, self.device = config, num_envs, device
         self.tables = config.tables()
-        S, A, K = self.tables.model.sizes
+        S, A, _ = self.tables.model.sizes
         rooms = config.world == "four_rooms"
         self.spec = EnvSpec(
             name=config.label,
