@@ -62,7 +62,8 @@ def run(cfg: RunConfig, saved: Saved | None = None) -> dict[str, Any]:
         except NonFiniteError as error:
             path = session.checkpoint()
             session.write_results("failed", None)
-            detail = f"step {session.loop.steps}, {cfg.run_id} stopped; the state before it is in {path}"
+            where = f"step {session.loop.steps}, {cfg.run_id} stopped; the state before it is in {path}"
+            detail = f"{where}; check the rewards' size, or train anew with a lower learning rate"
             raise NonFiniteError(error.tensor, detail) from error
         except EnvError as error:
             session.write_results("failed", None)

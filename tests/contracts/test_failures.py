@@ -51,6 +51,7 @@ def test_nan_stops_the_run_with_step_tensor_and_the_state_before(marl: Marl) -> 
     assert sentence.startswith("marl: ")
     assert "is NaN or infinite: step " in sentence
     assert "the state before it is in runs/run/checkpoints/" in sentence
+    assert sentence.endswith("lower learning rate")
     assert "Traceback" not in shown
     saved, _ = checkpoint.latest(marl.folder / "runs" / "run")
     assert saved is not None
