@@ -34,7 +34,9 @@ class Config(MessageConfig):
     # DEVIATION: exp(-sharpness gap), bounded, over available actions (CHOICE), mean over agents and steps.
     # gap: the paper's, minus the gap. released: over all actions, summed over agents, divided by 192.
     confidence: Literal["exponential", "gap", "released"] = "exponential"
-    confidence_weight: float = 0.005  # lambda_r, >= 0; CHOICE, the paper's is not known
+    # lambda_r, >= 0; CHOICE, the paper's is not known. At 0.005 the gap that the first random ranking of actions
+    # gives grows before rewards are seen, and nothing is learned (experiments/tmc, part cone_forms).
+    confidence_weight: float = 0.0005
     sharpness: float = 25.0  # of exp(-sharpness gap), > 0; released code
 
     delta: float = 0.224  # send if the Euclidean distance is above, >= 0; released: 0.05 of its square
