@@ -6,9 +6,9 @@
 needs the run folders of `marl study experiments/tmc/study.yaml` and writes
 experiments/tmc/raw/eval/<run_id>.json, whose entries are kept: the same command measures what is missing, in
 two processes with `--share 1/2` and `--share 2/2`. The threshold of a method on a world is chosen by
-`choose`, from the tuning runs alone: seeds that nobody reports. `matched` chooses for two methods that are
-compared by their messages: each at its fewest that still win what both can win. What was chosen stands in the
-file (`chosen`, `matched`).
+`choose`, from the tuning runs alone, of seeds that nobody reports, once all of them are measured. `matched`
+chooses for two methods that are compared by their messages: each at its fewest that still win what both can
+win. What was chosen stands in the file (`chosen`, `matched`).
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ import json
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from experiments.claims import ROOT
 from marl import files, plots, results
+from marl.channel import PerfectLink
 from marl.config import label
 from marl.errors import FieldError, MarlError
 from marl.evaluate import conversation, evaluate
 from marl.measure import load_agent, load_run
-from marl.rng import Rng
+from marl.rng import Rng, Stream
+from marl.types import Act, Agent, Carry, Env, TimeStep
 
 HERE = ROOT / "experiments" / "tmc"
 CHANNELS = ("perfect", "light", "medium", "heavy", "gilbert_elliott")  # the last at the paper's 15.6 %
@@ -92,15 +95,70 @@ def runs(raw: Path = HERE / "raw") -> list[dict[str, Any]]:
 
 def evaluations(raw: Path = HERE / "raw" / "eval") -> list[dict[str, Any]]:
     """Everything that was measured, one file per run."""
-    return [json.loads(path.read_text()) for path in sorted(raw.glob("*.json"))]
+    return read(sorted(raw.glob("*.json")))
+
+
+def read(paths: Iterable[Path]) -> list[dict[str, Any]]:
+    """What these files of measurements hold.
+
+    Raises:
+        MarlError: two of them are of the same method, world and seed: settings of training were changed.
+    """
+    found = [json.loads(path.read_text()) for path in paths]
+    known: dict[tuple[str, str, int], str] = {}
+    for m in found:
+        key = m["agent"], m["env"], m["seed"]
+        if known.setdefault(key, m["run_id"]) != m["run_id"]:
+            fix = "remove experiments/tmc/raw/<run_id>.json and raw/eval/<run_id>.json of one"
+            raise MarlError(
+                f"{m['agent']} on {m['env']}, seed {m['seed']}: {known[key]} and {m['run_id']}: {fix}"
+            )
+    return found
+
+
+class Witness:
+    """A team, and how many of its messages went between living agents, in the episodes that count.
+
+    Args:
+        team: acts.
+        N: its members.
+    """
+
+    def __init__(self, team: Agent, N: int) -> None:
+        self.team, self.sent, self.pairs = team, 0, 0  # pairs: of living agents, over all exchanges
+        self._others_NN = ~torch.eye(N, dtype=torch.bool)
+        self._alive_BN = torch.ones(0, N, dtype=torch.bool)
+        self._trace: list[tuple[Tensor, Tensor]] = []
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.team, name)
+
+    def act(self, ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: PerfectLink) -> Act:
+        self._alive_BN, self._trace = ts.alive_BN, []
+        link.trace = self._trace
+        return self.team.act(ts, carry, rng=rng, explore=explore, link=link)
+
+    def begin(self, env: Env) -> None:
+        """As `marl.evaluate.Watcher`."""
+
+    def step(self, act: Act, playing_B: Tensor) -> None:
+        """As `marl.evaluate.Watcher`, after `act`."""
+        living_BNN = self._alive_BN[:, :, None] & self._alive_BN[:, None] & self._others_NN
+        living_BNN &= playing_B[:, None, None]
+        for wanted_BNN, _ in self._trace:
+            self.sent += int((wanted_BNN & living_BNN).sum())
+            self.pairs += int(living_BNN.sum())
 
 
 def measure(folder: Path, words: Sequence[str], channel: str, episodes: int) -> Entry:
     """One entry: per-episode numbers of a run's team."""
     cfg, saved = load_run(folder, words=(*words, f"channel={channel}"))
     torch.set_num_threads(1)
+    agent = load_agent(cfg, saved)
+    N = agent.spec.n_agents
+    witness = Witness(agent, N)
     found = evaluate(
-        load_agent(cfg, saved),
+        cast("Agent", witness),
         cfg.env,
         episodes=episodes,
         rng=Rng(_SEED + cfg.seed, "tmc"),
@@ -108,8 +166,10 @@ def measure(folder: Path, words: Sequence[str], channel: str, episodes: int) -> 
         threads=1,
         batch=BATCH,
         channel=cfg.channel,
+        watcher=witness,
     ).lists()
     out: Entry = {"words": list(words), "channel": channel, "episodes": episodes}
+    out |= {"pairs": N * (N - 1), "living": [witness.sent, witness.pairs]}
     if "success" in found and label(cfg.env) not in BY_RETURN:
         out["success"] = "".join(str(int(value)) for value in found["success"])
     else:
@@ -131,24 +191,51 @@ def messages(entry: Entry) -> float:
     return sum(entry["link.messages"]) / sum(entry["length"])
 
 
+def talk(entry: Entry) -> float:
+    """Broadcasts per agent and step: messages over all ordered pairs, of which all-to-all is 1."""
+    return messages(entry) / entry["pairs"]
+
+
+def living_talk(entry: Entry) -> float:
+    """Messages between living agents over their ordered pairs: all-to-all is 1; 0 without exchanges."""
+    sent, pairs = entry["living"]
+    return sent / pairs if pairs else 0.0
+
+
 Means = dict[tuple[str, ...], tuple[float, float]]  # by setting: wins and messages per team step
 
 
-def tuned(measured: Iterable[dict[str, Any]], env: str, agent: str) -> Means:
-    """What every setting of a method gave on the tuning seeds.
+def tuned(measured: Sequence[dict[str, Any]], env: str, agent: str) -> Means:
+    """What every setting of a method gave, mean over the tuning seeds that it shares with all-to-all.
+
+    Settings that were not measured on all of these seeds are left out.
 
     Raises:
         MarlError: nothing was tuned.
     """
-    runs = [m for m in measured if m["part"].endswith(OTHERS) and (m["env"], m["agent"]) == (env, agent)]
-    by_words: dict[tuple[str, ...], list[Entry]] = {}
-    for entry in (e for m in runs for e in m["entries"] if e["channel"] == "perfect"):
-        by_words.setdefault(tuple(entry["words"]), []).append(entry)
-    if not by_words:
+    mine, everybody = (_tuning_entries(measured, env, name) for name in (agent, "ac"))
+    seeds = sorted(set(mine) & set(everybody))
+    whole = set.intersection(*(set(mine[seed]) for seed in seeds)) if seeds else set()
+    if not whole:
         raise MarlError(f"{agent} on {env} is not tuned: run python -m experiments.tmc.sweep tune first")
     return {
-        words: (float(np.mean([wins(e) for e in es])), float(np.mean([messages(e) for e in es])))
-        for words, es in by_words.items()
+        words: (
+            float(np.mean([wins(mine[seed][words]) for seed in seeds])),
+            float(np.mean([messages(mine[seed][words]) for seed in seeds])),
+        )
+        for words in mine[seeds[0]]
+        if words in whole
+    }
+
+
+def _tuning_entries(
+    measured: Iterable[dict[str, Any]], env: str, agent: str
+) -> dict[int, dict[tuple[str, ...], Entry]]:
+    """By seed and setting: what a method's tuning runs gave without loss."""
+    return {
+        m["seed"]: {tuple(e["words"]): e for e in m["entries"] if e["channel"] == "perfect"}
+        for m in measured
+        if m["part"].endswith(OTHERS) and (m["env"], m["agent"]) == (env, agent)
     }
 
 
@@ -158,21 +245,20 @@ def best(means: Means) -> float:
 
 
 def fewest(means: Means, level: float) -> tuple[str, ...]:
-    """The setting with the fewest messages whose wins are `level`, within MARGIN; of none, the best.
+    """The setting with the fewest messages whose wins are `level`, or the most of any, within MARGIN.
 
     (Returns are compared with the margin times the level's size.)
     """
+    level = min(level, best(means))
     least = level - MARGIN * (1.0 if 0 <= level <= 1 else abs(level))
     enough = {words: sent for words, (won, sent) in means.items() if won >= least}
-    if enough:
-        return min(enough, key=lambda words: enough[words])
-    return max(means, key=lambda words: means[words][0])
+    return min(enough, key=lambda words: enough[words])
 
 
 def choose(measured: Sequence[dict[str, Any]], env: str, agent: str) -> tuple[str, ...]:
     """The setting with the fewest messages whose wins on the tuning seeds are all-to-all's, within MARGIN.
 
-    Where none is, the one that wins most.
+    Where none wins so much, those that win most are the measure.
 
     Raises:
         MarlError: nothing was tuned for this method or for ac.
@@ -191,9 +277,15 @@ def matched(measured: Sequence[dict[str, Any]], env: str, rival: str) -> dict[st
     return {agent: fewest(means[agent], level) for agent in ("tmc", rival)}
 
 
-def decided(run: dict[str, Any]) -> dict[str, Any]:
-    """What the tuning runs say of a reported run: its setting, and those for comparisons by messages."""
-    agent, env, measured = run["agent"], run["env"], evaluations()
+def decided(run: dict[str, Any], measured: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """What the tuning runs say of a reported run: its setting, and those for comparisons by messages.
+
+    Raises:
+        MarlError: the tuning runs of its world are not all measured.
+    """
+    agent, env = run["agent"], run["env"]
+    if agent in GRIDS and (missing := _not_tuned(measured, env)):
+        raise MarlError(f"{missing} is not tuned: run python -m experiments.tmc.sweep tune first")
     out: dict[str, Any] = {"chosen": list(choose(measured, env, agent)) if agent in GRIDS else []}
     out["matched"] = {}
     for rival in RIVALS if agent == "tmc" else (agent,) * (agent in RIVALS):
@@ -202,6 +294,14 @@ def decided(run: dict[str, Any]) -> dict[str, Any]:
         except MarlError:  # the rival was not tuned: there is no comparison
             continue
     return out
+
+
+def _not_tuned(measured: Sequence[dict[str, Any]], env: str) -> str:
+    """Id of a tuning run of this world of which a setting is not measured yet; "" where there is none."""
+    known = {m["run_id"]: {tuple(e["words"]) for e in m["entries"]} for m in measured}
+    tuning = [run for run in runs() if run["env"] == env and run["part"].endswith("_tune")]
+    wanting = (r["run_id"] for r in tuning if not set(settings(r["agent"])) <= known.get(r["run_id"], set()))
+    return next(wanting, "")
 
 
 def _jobs(data: dict[str, Any], what: str) -> list[tuple[tuple[str, ...], str, int]]:
@@ -213,7 +313,8 @@ def _jobs(data: dict[str, Any], what: str) -> list[tuple[tuple[str, ...], str, i
     jobs = [(chosen, channel, REPORT_EPISODES) for channel in CHANNELS[: 1 if agent in SILENT else None]]
     jobs += [(tuple(words), "perfect", REPORT_EPISODES) for words in data["matched"].values()]
     if agent in GRIDS:
-        jobs += [(words, "perfect", SWEEP_EPISODES) for words in settings(agent) if words != chosen]
+        there = {words for words, _, _ in jobs}
+        jobs += [(words, "perfect", SWEEP_EPISODES) for words in settings(agent) if words not in there]
     return list(dict.fromkeys(jobs))
 
 
@@ -228,17 +329,18 @@ def _write(path: Path, data: dict[str, Any]) -> None:
 def sweep(what: str, runs_dir: Path, only: str = "", share: tuple[int, int] = (1, 1)) -> None:
     """Measure what is missing of every run of the study; runs that cannot be measured yet are named."""
     mine = [r for r in runs() if r["part"].endswith(OTHERS) == (what == "tune") and only in r["run_id"]]
+    tuning = evaluations() if what == "report" else []
     for run in mine[share[0] - 1 :: share[1]]:
         path = HERE / "raw" / "eval" / f"{run['run_id']}.json"
         data = json.loads(path.read_text()) if path.is_file() else {"entries": []}
         try:
-            new = run | (decided(run) if what == "report" else {})
+            new = run | (decided(run, tuning) if what == "report" else {})
             changed = any(data.get(name) != value for name, value in new.items())
             data = new | {name: value for name, value in data.items() if name not in new}
             _measure_missing(path, data, what, runs_dir / run["run_id"], changed=changed)
         except MarlError as error:
             print(f"{run['run_id']} is left out: {error}")
-    if what == "report" and share[0] == share[1]:
+    if what == "report" and share == (1, 1):
         _draw_talk(runs_dir)
 
 

@@ -22,7 +22,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from experiments import tables
-from experiments.claims import ROOT, Derived, machine, write_claim
+from experiments.claims import ROOT, Derived, derive, machine, write_claim
+from experiments.tmc import sweep
 from experiments.tmc.sweep import (
     CHANNELS,
     HERE,
@@ -34,7 +35,9 @@ from experiments.tmc.sweep import (
     best,
     evaluations,
     fewest,
+    living_talk,
     messages,
+    talk,
     talk_picture,
     tuned,
     wins,
@@ -53,8 +56,7 @@ Cells = dict[tuple[str, int], float]  # by (env, seed)
 
 def read(paths: Sequence[Path]) -> Measured:
     """What was measured of the reported runs."""
-    found = [json.loads(path.read_text()) for path in paths]
-    return [m for m in found if not m["part"].endswith(OTHERS)]
+    return [m for m in sweep.read(paths) if not m["part"].endswith(OTHERS)]
 
 
 def cells(
@@ -89,7 +91,13 @@ def cells(
 
 
 def estimate(values: Cells) -> stats.Estimate:
-    """IQM over seeds and worlds with its 95 % interval; seeds that every world has."""
+    """IQM over seeds and worlds with its 95 % interval; seeds that every world has.
+
+    Raises:
+        MarlError: there is no such seed.
+    """
+    if not values:
+        raise MarlError("it is not measured on any seed: run python -m experiments.tmc.sweep report")
     envs = sorted({env for env, _ in values})
     seeds = sorted(set.intersection(*({s for e, s in values if e == env} for env in envs)))
     x_RM = np.array([[values[env, seed] for env in envs] for seed in seeds])
@@ -108,8 +116,16 @@ def _derived(values: Cells) -> Derived:
 
 def message_reduction(*paths: Path) -> Derived:
     """1 - messages of TMC / messages of all-to-all."""
-    m = read(paths)
-    sent = cells(m, "tmc", messages), cells(m, "ac", messages)
+    return _reduction(read(paths), talk)
+
+
+def living_message_reduction(*paths: Path) -> Derived:
+    """The same, of messages between living agents alone, per pair of living agents."""
+    return _reduction(read(paths), living_talk)
+
+
+def _reduction(m: Measured, of: Callable[[Entry], float]) -> Derived:
+    sent = cells(m, "tmc", of), cells(m, "ac", of)
     return _derived(pairwise(*sent, lambda ours, all_: 1 - ours / all_))
 
 
@@ -134,8 +150,15 @@ def _ratio(m: Measured, rival: str) -> Derived:
 
 
 def ratios(m: Measured, rival: str, env: str = "") -> Cells:
-    """Messages of a rival / messages of TMC, both at their settings for this comparison."""
-    ours, theirs = (cells(m, agent, messages, env=env, rival=rival) for agent in ("tmc", rival))
+    """Messages of a rival / messages of TMC, both at their settings for this comparison.
+
+    CHOICE: who sent nothing counts as one message in all episodes: the ratio stays finite.
+    """
+
+    def some(entry: Entry) -> float:
+        return max(messages(entry), 1 / sum(entry["length"]))
+
+    ours, theirs = (cells(m, agent, some, env=env, rival=rival) for agent in ("tmc", rival))
     return pairwise(ours, theirs, lambda a, b: b / a)
 
 
@@ -182,14 +205,19 @@ def _rank(m: Measured, channel: str) -> Derived:
     """
     ours, surely, perhaps = cells(m, "tmc", wins, channel), 1, 1
     runs = estimate(ours).runs
-    for agent in sorted({run["agent"] for run in m} - {"tmc"}):
+    for agent in _ranked(m, channel):
         more = pairwise(ours, cells(m, agent, wins, channel), lambda a, b: b - a)
-        if {env for env, _ in more} != {env for env, _ in ours}:
-            continue  # not on every world
         value, low, _ = estimate(more).numbers()
         perhaps += value > 0
         surely += low is not None and low > 0
     return surely, surely, perhaps, runs
+
+
+def _ranked(m: Measured, channel: str) -> list[str]:
+    """Methods that were measured over a channel on every world and seed that TMC was."""
+    ours = set(cells(m, "tmc", wins, channel))
+    others = sorted({run["agent"] for run in m} - {"tmc"})
+    return [agent for agent in others if ours <= set(cells(m, agent, wins, channel))]
 
 
 def where_messages_pay(measured: Measured) -> list[str]:
@@ -232,25 +260,27 @@ def _shown(words: Sequence[str]) -> str:
 
 
 def _chosen(measured: Measured, env: str, agent: str, rival: str = "") -> str:
-    for m in measured:
-        if (m["env"], m["agent"]) == (env, agent):
-            return _shown(m.get("matched", {}).get(rival, []) if rival else m.get("chosen", []))
-    return "-"
+    """The setting; several where it was chosen anew and not every run is measured at it yet."""
+    mine = [m for m in measured if (m["env"], m["agent"]) == (env, agent)]
+    words = [m.get("matched", {}).get(rival, []) if rival else m.get("chosen", []) for m in mine]
+    return " or ".join(dict.fromkeys(map(_shown, words))) or "-"
 
 
 def table(measured: Measured) -> str:
     """Markdown, a row per world and method."""
-    head = ["world", "method", "threshold", "seeds", "messages per agent-step", "wins", *CHANNELS[1:], "drop"]
+    head = ["world", "method", "threshold", "seeds", "messages per agent-step", "of the living"]
+    head += ["wins", *CHANNELS[1:], "drop"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for env in sorted({m["env"] for m in measured}):
         share = "success" in _any_entry(measured, env)
         for agent in _agents(measured, env):
             by = {channel: cells(measured, agent, wins, channel, env) for channel in CHANNELS}
             runs = [m for m in measured if (m["env"], m["agent"]) == (env, agent)]
-            per_agent = cells(measured, agent, _per_agent_step(env, measured), env=env)
+            said = [cells(measured, agent, of, env=env) for of in (talk, living_talk)]
             drop = pairwise(by["perfect"], by["heavy"], lambda a, b: a - b)
             trial = "" if len(runs) >= tables.CLAIM_SEEDS else " (trial)"
-            row = [env, agent, _chosen(measured, env, agent), f"{len(runs)}{trial}", _cell(per_agent, False)]
+            row = [env, agent, _chosen(measured, env, agent), f"{len(runs)}{trial}"]
+            row += [_cell(values, False) for values in said]
             row += [_cell(by[channel], share) for channel in CHANNELS]
             lines.append("| " + " | ".join([*row, _cell(drop, share)]) + " |")
     return "\n".join(lines) + "\n"
@@ -261,15 +291,25 @@ def compared(measured: Measured) -> str:
     head = "| world | rival | threshold of TMC | of the rival | wins of TMC | of the rival | messages of TMC "
     lines = [head + "| of the rival | ratio | TMC wins |", "|" + "---|" * 10]
     for env in sorted({m["env"] for m in measured}):
-        share, scale = "success" in _any_entry(measured, env), _per_agent_step(env, measured)
+        share = "success" in _any_entry(measured, env)
         for rival in (rival for rival in RIVALS if ratios(measured, rival, env)):
             row = [env, rival, *(_chosen(measured, env, agent, rival) for agent in ("tmc", rival))]
-            for of, as_share in ((wins, share), (scale, False)):
+            for of, as_share in ((wins, share), (talk, False)):
                 for agent in ("tmc", rival):
                     row.append(_cell(cells(measured, agent, of, env=env, rival=rival), as_share))
             row += [_cell(ratios(measured, rival, env), False)]
             lines.append("| " + " | ".join([*row, likeness(measured, rival, env) if share else "-"]) + " |")
     return "\n".join(lines) + "\n"
+
+
+def lost(measured: Measured) -> str:
+    """A sentence: how many of all-to-all's messages each channel lost."""
+    shares = []
+    for channel in CHANNELS[1:]:
+        done = [e for m in measured if m["agent"] == "ac" for e in m["entries"] if e["channel"] == channel]
+        sent, came = (sum(sum(e[f"link.{name}"]) for e in done) for name in ("messages", "delivered"))
+        shares += [f"{channel} {1 - came / sent:.1%}"] if sent else []
+    return f"Lost of all-to-all's messages: {', '.join(shares) or 'not measured'}."
 
 
 def forms(measured: Measured) -> str:
@@ -282,20 +322,13 @@ def forms(measured: Measured) -> str:
             found = {name: tuned(measured, env, name) for name in ("tmc", *sorted(names))}
         except MarlError:
             continue
-        ((level, everybody),) = all_to_all.values()
+        ((level, everybody),) = all_to_all.values()  # it has one setting
         for name, means in found.items():
             words = fewest(means, level)
             won, sent = means[words]
             row = [env, name, f"{best(means):.3f}", _shown(words), f"{won:.3f}", f"{sent / everybody:.2f}"]
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
-
-
-def _per_agent_step(env: str, measured: Measured) -> Callable[[Entry], float]:
-    """Broadcasts per agent and step: all-to-all is 1."""
-    everybody = cells(measured, "ac", messages, env=env)
-    most = max(everybody.values(), default=1.0)
-    return lambda entry: messages(entry) / most
 
 
 def _panels(measured: Measured, title: str) -> tuple[Figure, list[tuple[str, Axes]]]:
@@ -311,19 +344,24 @@ def pareto(measured: Measured) -> Figure:
     """Wins against messages per agent-step, a point per threshold: the mean over seeds."""
     figure, panels = _panels(measured, "Wins against messages, no loss")
     for env, ax in panels:
-        scale = _per_agent_step(env, measured)
         for k, agent in enumerate(_agents(measured, env)):
             points: dict[tuple[str, ...], list[tuple[float, float]]] = {}
             for m in measured:
                 if (m["env"], m["agent"]) == (env, agent):
-                    for entry in (e for e in m["entries"] if e["channel"] == "perfect"):
-                        points.setdefault(tuple(entry["words"]), []).append((scale(entry), wins(entry)))
+                    for words, entry in _by_setting(m).items():
+                        points.setdefault(words, []).append((talk(entry), wins(entry)))
             xy = np.array([np.mean(p, 0) for p in points.values()]).reshape(-1, 2)
             style: dict[str, Any] = {"color": plots.COLOURS[k % len(plots.COLOURS)], "label": agent}
             ax.scatter(xy[:, 0], xy[:, 1], marker=plots.MARKERS[k % len(plots.MARKERS)], s=22, **style)
         ax.set_xlabel("messages per agent-step and receiver", fontsize=9)
         ax.legend(fontsize=7, frameon=False)
     return figure
+
+
+def _by_setting(m: dict[str, Any]) -> dict[tuple[str, ...], Entry]:
+    """What a run gave without loss, of every setting the entry of the most episodes."""
+    without_loss = [e for e in m["entries"] if e["channel"] == "perfect"]
+    return {tuple(e["words"]): e for e in sorted(without_loss, key=lambda e: int(e["episodes"]))}
 
 
 def losses(measured: Measured) -> Figure:
@@ -360,6 +398,7 @@ def made(paths: Sequence[Path]) -> dict[str, str]:
 _RANK = "1 + methods that surely win more than TMC under channel="
 _CLAIMS = {  # test and what was compared
     "message_reduction": ("value >= 0.8", "1 - messages of TMC over those of all-to-all, no loss"),
+    "living_message_reduction": ("value >= 0.8", "the same of messages between living agents, no loss"),
     "win_gap_points": ("value <= 2", "win rate of all-to-all minus that of TMC, points, no loss"),
     "vbc_over_tmc_messages": ("value >= 1.3", "messages of VBC over those of TMC, at wins as many, no loss"),
     "schednet_over_tmc_messages": (
@@ -378,45 +417,81 @@ def claimed(measured: Measured) -> list[str]:
 
 
 def claims(paths: Sequence[Path], measured: Measured, envs: Sequence[str]) -> None:
-    """Write the rows that the raw files support, of the worlds where messages pay."""
+    """Write the rows that the raw files support, of the worlds where messages pay; rows of before go."""
     everything = {path: json.loads(path.read_text()) for path in paths}
-    for name, (test, what) in _CLAIMS.items():
-        other = name.removesuffix("_over_tmc_messages") if "_over_" in name else "ac"
-        rival = other if other in RIVALS else ""
-        wanted = None if name.startswith("rank") else ("tmc", other)
+    written = set()
+    for name in _CLAIMS:
+        rival = _other(name) if _other(name) in RIVALS else ""
         worlds = [e for e in envs if not rival or likeness(measured, rival, e) in ("matched", "more")]
         mine = [
             path
             for path, m in everything.items()
-            if m["env"] in worlds
-            and not m["part"].endswith(OTHERS)
-            and (m["agent"] in wanted if wanted else m["agent"] != "tarmac")
+            if m["env"] in worlds and not m["part"].endswith(OTHERS) and _counts(name, m["agent"])
         ]
-        found = read(mine)
-        if not set(wanted or ("tmc", "ac")) <= {m["agent"] for m in found}:
+        if not mine:
+            alike = f" and TMC wins like {rival}" if rival else ""
+            print(f"no claim tmc.{name}: no world where messages pay{alike}")
             continue
-        won = {a: cells(found, a, wins, rival=rival) for a in wanted or ("tmc",)}
-        seeds = min(estimate(values).runs for values in won.values())
-        shown = [f"{a} {100 * float(estimate(values).value):.1f} %" for a, values in won.items()]
-        write_claim(
-            id=f"tmc.{name}",
-            unit="points" if "points" in name else "x" if "over" in name else "1",
-            test=test,
-            derive_with=f"experiments.tmc.table:{name}",
-            raw=[str(path.relative_to(ROOT)) for path in mine],
-            command=COMMAND,
-            note=f"{what}; {', '.join(worlds)}; IQM over seeds of {REPORT_EPISODES:,} paired greedy "
-            f"episodes, thresholds chosen on other seeds; wins without loss: {', '.join(shown)}",
-            trial=seeds < tables.CLAIM_SEEDS,
-            made=made(mine),
-        )
+        try:
+            _write_row(name, mine, rival)
+            written.add(f"tmc.{name}")
+        except MarlError as error:
+            print(f"no claim tmc.{name}: {error}")
+    path = HERE / "claims.json"
+    if path.is_file():
+        rows = [row for row in json.loads(path.read_text()) if row["id"] in written]
+        write_atomic(path, json.dumps(rows, indent=1, allow_nan=False).encode() + b"\n")
+
+
+def _other(name: str) -> str:
+    """Whom a claim compares TMC with; "" where it is everybody."""
+    if name.startswith("rank"):
+        return ""
+    return name.removesuffix("_over_tmc_messages") if "_over_" in name else "ac"
+
+
+def _counts(name: str, agent: str) -> bool:
+    """Whether a method's runs are raw files of a claim. TarMAC learns otherwise, and is in none."""
+    return agent in ("tmc", _other(name)) if _other(name) else agent != "tarmac"
+
+
+def _write_row(name: str, paths: Sequence[Path], rival: str) -> None:
+    """One row.
+
+    Raises:
+        MarlError: something that it needs is not measured.
+    """
+    test, what = _CLAIMS[name]
+    found, other = read(paths), _other(name)
+    won = {a: estimate(cells(found, a, wins, rival=rival)) for a in ("tmc", other) if a}
+    shown = [f"{a} {100 * float(one.value):.1f} %" for a, one in won.items()]
+    if not other:
+        channel = name.removeprefix("rank_").removesuffix("_loss")
+        what = f"{what}, against {', '.join(_ranked(found, channel))}"
+    worlds = sorted({m["env"] for m in found})
+    derive_with = f"experiments.tmc.table:{name}"
+    write_claim(
+        id=f"tmc.{name}",
+        unit="points" if "points" in name else "x" if "over" in name else "1",
+        test=test,
+        derive_with=derive_with,
+        raw=[str(path.relative_to(ROOT)) for path in paths],
+        command=COMMAND,
+        note=f"{what}; {', '.join(worlds)}; IQM over seeds of {REPORT_EPISODES:,} paired greedy "
+        f"episodes, thresholds chosen on other seeds; wins without loss: {', '.join(shown)}",
+        trial=derive(derive_with, [str(path) for path in paths])[3] < tables.CLAIM_SEEDS,
+        made=made(paths),
+    )
 
 
 def page(paths: Sequence[Path], measured: Measured) -> str:
     """What stands between the markers of README.md."""
     envs = claimed(measured)
     where = f"Claims are of: {', '.join(envs)}." if envs else "Messages pay on none of these: no claims."
-    about = f"{where} Commit of the measurements: {made(paths)['commit']}. Raw: `raw/eval/<run_id>.json`."
+    fewer = [(env, rival) for env in envs for rival in RIVALS if likeness(measured, rival, env) == "fewer"]
+    where += "".join(f" On {env} TMC wins fewer than {rival}: not in its claim." for env, rival in fewer)
+    about = f"{lost(measured)}\n\n{where} Commit of the measurements: {made(paths)['commit']}. "
+    about += "Raw: `raw/eval/<run_id>.json`."
     names = {"pareto": "Wins against messages", "losses": "Wins under losses"}
     names |= {talk_picture(env): f"Who talks to whom, {env}" for env in sorted({m["env"] for m in measured})}
     there = [name for name in names if (HERE / "plots" / f"{name}.png").is_file()]
