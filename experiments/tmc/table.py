@@ -97,7 +97,7 @@ def estimate(values: Cells) -> stats.Estimate:
         MarlError: there is no such seed.
     """
     if not values:
-        raise MarlError("it is not measured on any seed: run python -m experiments.tmc.sweep report")
+        raise MarlError("nothing is measured on a common seed: run python -m experiments.tmc.sweep report")
     envs = sorted({env for env, _ in values})
     seeds = sorted(set.intersection(*({s for e, s in values if e == env} for env in envs)))
     x_RM = np.array([[values[env, seed] for env in envs] for seed in seeds])
