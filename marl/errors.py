@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -92,3 +94,16 @@ def require(condition: bool, field: str, value: Any, fix: str) -> None:
     """
     if not condition:
         raise FieldError(field, value, fix)
+
+
+def refuse_unread(config: Any, names: Iterable[str], fix: str) -> None:
+    """Raise FieldError for fields that nothing would read, unless they stand at their defaults.
+
+    Args:
+        config: a dataclass.
+        names: its fields that are not read.
+        fix: why, and what to give instead, as a clause.
+    """
+    for f in dataclasses.fields(config):
+        value = getattr(config, f.name)
+        require(f.name not in names or value == f.default, f.name, value, fix)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal
 
 import torch
 
-from marl.errors import require
+from marl.errors import refuse_unread, require
 from marl.rng import Rng
 from marl.talk import MessageConfig
 from marl.types import EnvSpec
@@ -34,8 +34,8 @@ class Config(MessageConfig):
     # DEVIATION: exp(-sharpness gap), bounded, over available actions (CHOICE), mean over agents and steps.
     # gap: the paper's, minus the gap. released: over all actions, summed over agents, divided by 192.
     confidence: Literal["exponential", "gap", "released"] = "exponential"
-    # lambda_r, >= 0; CHOICE, the paper's is not known. At 0.005 the gap that the first random ranking of actions
-    # gives grows before rewards are seen, and nothing is learned (experiments/tmc, part cone_forms).
+    # lambda_r, >= 0; CHOICE, the paper's is not known. At 0.005 the gap that the first random ranking of
+    # actions gives grows before rewards are seen, and nothing is learned (experiments/tmc, part cone_forms).
     confidence_weight: float = 0.0005
     sharpness: float = 25.0  # of exp(-sharpness gap), > 0; released code
 
@@ -54,6 +54,9 @@ class Config(MessageConfig):
         for name in ("smoothing_weight", "confidence_weight", "delta", "window"):
             require(getattr(self, name) >= 0, name, getattr(self, name), "give a number >= 0")
         require(self.sharpness > 0, "sharpness", self.sharpness, "give a number above 0")
+        if self.confidence == "gap":
+            fix = "confidence=gap does not read it; leave it out, or give confidence=exponential"
+            refuse_unread(self, ("sharpness",), fix)
         require(self.timeout >= 1, "timeout", self.timeout, "give an integer >= 1")
         fits = len(self.betas) >= 1 and all(b >= 0 for b in self.betas)
         require(fits, "betas", self.betas, "give one or more numbers >= 0")

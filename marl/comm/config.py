@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from marl.config import QUIET
-from marl.errors import require
+from marl.errors import refuse_unread, require
 from marl.robust.config import Defence, check
 from marl.sparse.config import Layers
 
@@ -101,16 +100,11 @@ class CommConfig:
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
         require(0 <= self.rmsprop_alpha < 1, "rmsprop_alpha", self.rmsprop_alpha, "give a number in [0, 1)")
         if self.learner == "reinforce":
-            self._unused(_PPO_ALONE, "learner=reinforce does not read it; leave it out, or give learner=ppo")
+            fix = "learner=reinforce does not read it; leave it out, or give learner=ppo"
+            refuse_unread(self, _PPO_ALONE, fix)
         if chosen["optimiser"] == "adam":
             fix = "optimiser=adam does not read it; leave it out, or give optimiser=rmsprop"
-            self._unused(("rmsprop_alpha",), fix)
-
-    def _unused(self, names: Iterable[str], fix: str) -> None:
-        """Refuse fields that nothing would read, unless they stand at their defaults."""
-        for f in fields(self):
-            value = getattr(self, f.name)
-            require(f.name not in names or value == f.default, f.name, value, fix)
+            refuse_unread(self, ("rmsprop_alpha",), fix)
 
     @property
     def chosen(self) -> dict[str, Any]:

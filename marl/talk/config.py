@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from marl.errors import require
+from marl.errors import refuse_unread, require
 from marl.types import EnvSpec
 from marl.value import Monotonic, Sum, ValueConfig
 
@@ -30,6 +30,9 @@ class TalkConfig(ValueConfig):
         for name in ("embed", "hyper_hidden"):
             require(getattr(self, name) >= 1, name, getattr(self, name), "give an integer >= 1")
         require(self.mixer in ("qmix", "vdn"), "mixer", self.mixer, "give qmix or vdn")
+        if self.mixer == "vdn":
+            fix = "mixer=vdn does not read it; leave it out, or give mixer=qmix"
+            refuse_unread(self, ("embed", "hyper_hidden"), fix)
 
     def make_mixer(self, spec: EnvSpec) -> Callable[[torch.Generator], nn.Module]:
         """Makes the mixer from a generator of initial weights."""
@@ -58,5 +61,8 @@ class MessageConfig(TalkConfig):
         fix = "give an integer >= 1"
         require(self.encoder_hidden >= 1, "encoder_hidden", self.encoder_hidden, fix)
         require(self.encoder in ("recurrent", "mlp"), "encoder", self.encoder, "give recurrent or mlp")
+        if self.encoder == "recurrent":
+            fix = "encoder=recurrent does not read it; leave it out, or give encoder=mlp"
+            refuse_unread(self, ("encoder_hidden",), fix)
         require(self.combine in ("mean", "sum"), "combine", self.combine, "give mean or sum")
         require(self.share, "share", self.share, "give true: agents that add messages share one network")

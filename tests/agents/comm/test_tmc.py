@@ -312,3 +312,20 @@ def test_training_is_all_to_all_and_use_is_not():
 def test_bad_values_name_their_field(wrong):
     with pytest.raises(MarlError, match=next(iter(wrong))):
         TMC(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "reader", "other"),
+    [
+        ("embed", 8, {"mixer": "qmix"}, {"mixer": "vdn"}),
+        ("hyper_hidden", 8, {"mixer": "qmix"}, {"mixer": "vdn"}),
+        ("encoder_hidden", 8, {"encoder": "mlp"}, {"encoder": "recurrent"}),
+        ("sharpness", 5.0, {"confidence": "released"}, {"confidence": "gap"}),
+    ],
+)
+def test_settings_that_nobody_reads_are_refused(field, value, reader, other):
+    assert getattr(TMC(**{field: value}, **reader), field) == value
+    ((name, kind),) = other.items()
+    with pytest.raises(MarlError, match=f"{field}={value} .*{name}={kind} does not read it"):
+        TMC(**{field: value}, **other)
+    TMC(**other)
