@@ -18,7 +18,10 @@ PATHING, HEIGHTS = 8, 9  # sample points around an agent
 
 def own_position(config: Config, tables: Tables) -> bool:
     """Whether the observation holds the agent's own place."""
-    return tables.map.random_teams if config.obs_own_position is None else config.obs_own_position
+    if config.obs_own_position is None:
+        # CHOICE on scouted maps, which nobody could tell each other about otherwise
+        return tables.map.random_teams or tables.map.scouts > 0
+    return config.obs_own_position
 
 
 class _Writer:

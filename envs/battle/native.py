@@ -23,7 +23,7 @@ _INTS = (
     "n_allies", "n_enemies", "n_actions", "attack_base", "type_bits", "ally_shields", "enemy_shields",
     "limit", "reward_mode", "random_teams", "cone", "continuing", "obs_last_action", "obs_pathing",
     "obs_height", "obs_timestep", "obs_own_position", "state_last_action", "state_timestep", "obs_size",
-    "state_size", "has_healers", "has_air", "has_shields", "n_draws",
+    "state_size", "has_healers", "has_air", "has_shields", "n_draws", "scouts",
 )  # fmt: skip
 _FLOATS = (
     "loops", "shield_step", "shield_delay", "heal_step", "heal_per_energy", "heal_start", "energy_step",
@@ -31,7 +31,7 @@ _FLOATS = (
 )  # fmt: skip
 _POINTERS = (
     "units", "damage", "ally_bit", "enemy_bit", "walk", "height", "way", "places", "teams", "cumulative",
-    "directions",
+    "directions", "sites",
 )  # fmt: skip
 STATE = (
     "pos_BU2", "hp_BU", "shield_BU", "energy_BU", "cooldown_BU", "since_hit_BU", "target_BU", "healing_BU",
@@ -67,6 +67,7 @@ class Native:
             "enemy_bit": tables.enemy_bit, "walk": tables.terrain.walk_XY, "height": tables.terrain.height_XY,
             "way": tables.terrain.way, "places": tables.places, "teams": tables.teams,
             "cumulative": tables.cumulative, "directions": tables.directions,
+            "sites": tables.sites,
         }  # fmt: skip
         self._keep = {k: np.ascontiguousarray(v) for k, v in arrays.items() if v is not None}
         ints = {
@@ -82,6 +83,7 @@ class Native:
             "state_timestep": config.state_timestep, "obs_size": obs_size,
             "state_size": state_size(config, tables), "has_healers": tables.has_healers,
             "has_air": tables.has_air, "has_shields": tables.has_shields, "n_draws": DRAWS,
+            "scouts": scenario.scouts,
         }  # fmt: skip
         pointers = {k: self._keep[k].ctypes.data if k in self._keep else None for k in _POINTERS}
         floats = {name: tables.scalars[name] for name in (*_FLOATS, "cone_cosine")}

@@ -8,7 +8,7 @@
 namespace battle {
 
 // Words that key the streams of an episode: fold(fold(key, episode), word). The same in spawn.py.
-enum Purpose : uint64_t { kJitter = 1, kCooldown, kTeam, kExtra, kStart, kReflect, kGroups, kOrder, kDistance, kMember };
+enum Purpose : uint64_t { kJitter = 1, kCooldown, kTeam, kExtra, kStart, kReflect, kGroups, kOrder, kDistance, kMember, kSite };
 
 struct Recruit {
   int type;
@@ -92,6 +92,7 @@ inline void spawn(const World& w, Group& g, int l, int64_t key, int64_t episode_
   const int n = w.n_allies, units = n + w.n_enemies;
   const uint64_t episode = marl::fold(static_cast<uint64_t>(key), static_cast<uint64_t>(episode_number));
   Recruit r[kMaxUnits];
+  float goal[2] = {w.goal_x, w.goal_y};
   if (w.random_teams) {
     draw_team(w, marl::fold(episode, kTeam), n, r);
     const int copied = std::min(n, w.n_enemies);
@@ -104,6 +105,17 @@ inline void spawn(const World& w, Group& g, int l, int64_t key, int64_t episode_
     }
   } else {
     for (int u = 0; u < units; ++u) r[u] = {w.teams[u], w.places[2 * u], w.places[2 * u + 1]};
+  }
+  if (w.scouts > 0) {  // they and the enemies start at a site, which the enemies guard
+    const uint64_t word = marl::bits(marl::fold(episode, kSite), 0) >> 33;
+    const float* site = w.sites + 2 * ((word * kSites) >> 31);
+    for (int u = 0; u < units; ++u) {
+      if (u >= w.scouts && u < n) continue;
+      r[u].x = site[0] + r[u].x;
+      r[u].y = site[1] + r[u].y;
+    }
+    goal[0] = site[0];
+    goal[1] = site[1];
   }
   for (int u = 0; u < units; ++u) {
     const uint64_t jitter = marl::fold(episode, kJitter);
@@ -140,8 +152,8 @@ inline void spawn(const World& w, Group& g, int l, int64_t key, int64_t episode_
       goal_y += r[u].y;
     }
   }
-  g.goal_x[l] = w.random_teams ? static_cast<float>(goal_x) / static_cast<float>(n) : w.goal_x;
-  g.goal_y[l] = w.random_teams ? static_cast<float>(goal_y) / static_cast<float>(n) : w.goal_y;
+  g.goal_x[l] = w.random_teams ? static_cast<float>(goal_x) / static_cast<float>(n) : goal[0];
+  g.goal_y[l] = w.random_teams ? static_cast<float>(goal_y) / static_cast<float>(n) : goal[1];
   g.t[l] = 0;
 }
 

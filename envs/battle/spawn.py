@@ -14,7 +14,7 @@ from marl.envs.battle.tables import COLUMNS, DRAWS, Tables
 from marl.rng import Stream
 
 # Words that key the streams of an episode; the enum of spawn.hpp.
-JITTER, COOLDOWN, TEAM, EXTRA, START, REFLECT, GROUPS, ORDER, DISTANCE, MEMBER = range(1, 11)
+JITTER, COOLDOWN, TEAM, EXTRA, START, REFLECT, GROUPS, ORDER, DISTANCE, MEMBER, SITE = range(1, 12)
 _CORNER_EAST, _CORNER_NORTH = (0.0, 0.0, 1.0, 1.0), (0.0, 1.0, 1.0, 0.0)  # SMACv2's numbering of diagonals
 
 
@@ -32,6 +32,9 @@ class Spawner:
         self.units = torch.from_numpy(tables.units).to(device)
         self.places_U2 = torch.from_numpy(tables.places).to(device)
         self.teams_U = torch.from_numpy(tables.teams).to(device, torch.int64)
+        self.sites = torch.from_numpy(tables.sites).to(device)
+        index_U = torch.arange(self.n + self.e, device=device)
+        self.at_site_U = (index_U < self.map.scouts) | (index_U >= self.n)
         self.cumulative = torch.from_numpy(tables.cumulative).to(device)
         self.ally_bit = torch.from_numpy(tables.ally_bit).to(device, torch.int64)
 
@@ -44,16 +47,20 @@ class Spawner:
         """
         stream = Stream(key_B).fold(episode_B)
         rows, units = key_B.shape[0], self.n + self.e
+        goal_B2 = None
         if self.map.random_teams:
             type_BU, pos_BU2 = self._types(stream), self._starts(stream)
         else:
             type_BU, pos_BU2 = self.teams_U.repeat(rows, 1), self.places_U2.repeat(rows, 1, 1)
+        if self.map.scouts:
+            goal_B2 = self.sites[stream.fold(SITE).integers(len(self.sites), 1)[:, 0]]
+            pos_BU2 = torch.where(self.at_site_U[:, None], goal_B2[:, None] + pos_BU2, pos_BU2)
         jitter = self.tables.scalars["spawn_jitter"]
         pos_BU2 = pos_BU2 + jitter * (2.0 * stream.fold(JITTER).uniform(units, 2) - 1.0)
         radius_BU1 = self._column("radius", type_BU)[..., None]
         pos_BU2 = torch.minimum(torch.maximum(pos_BU2, radius_BU1), SIZE - radius_BU1)
         type_BU, pos_BU2 = self._sort_allies(type_BU, pos_BU2)
-        return self._state(stream, type_BU, pos_BU2)
+        return self._state(stream, type_BU, pos_BU2, goal_B2)
 
     def _column(self, name: str, type_BU: Tensor) -> Tensor:
         return self.units[:, COLUMNS.index(name)][type_BU]
@@ -73,7 +80,9 @@ class Spawner:
         order_BU = torch.cat([order_BN, enemies], 1)
         return type_BU.gather(1, order_BU), pos_BU2.gather(1, order_BU[..., None].expand(-1, -1, 2))
 
-    def _state(self, stream: Stream, type_BU: Tensor, pos_BU2: Tensor) -> dict[str, Tensor]:
+    def _state(
+        self, stream: Stream, type_BU: Tensor, pos_BU2: Tensor, goal_B2: Tensor | None
+    ) -> dict[str, Tensor]:
         rows, units = type_BU.shape
         hp_BU = self._column("hp", type_BU)
         wait_BU = self._column("cooldown", type_BU) * self.tables.scalars["cooldown_jitter"]
@@ -83,7 +92,7 @@ class Spawner:
             # CHOICE: SMACv2's maps do not say where their attack-move leads; here to the allies' middle
             total_B2 = pos_BU2[:, : self.n].double().sum(1)  # in double: the same in any order
             goal_B2 = total_B2.float() / self.n
-        else:
+        elif goal_B2 is None:
             goal_B2 = pos_BU2.new_tensor(self.map.ally_spawn).repeat(rows, 1)
         return {
             "pos_BU2": pos_BU2,

@@ -31,6 +31,9 @@ LOOKS = 12  # directions of the view cone (SMACv2's num_fov_actions)
 DRAWS = 8  # random teams drawn before the rejection gives up; all fail with probability 0.1 ** 8 at most
 SIGHT, SHOOT = 9.0, 6.0  # SMAC's ranges for every unit type, centre to centre
 MIN_SHOOT = 2.0  # SMACv2's floor of true attack ranges
+# Map units from the fighters to where scouts may be. CHOICE: far beyond sight (9), and near enough that who goes
+# straight has time for a fight; to search all places takes too long.
+SITE_DISTANCE = 14.0
 PUSH_CAP = 0.25  # map units that collisions may move a unit in one tick. CHOICE: keeps crowds calm
 
 COLUMNS = (
@@ -50,10 +53,12 @@ class Tables:
         units: float32 (types, len(COLUMNS)), one row per unit type, per tick where it is a rate.
         damage: float32 (types, types), points per hit of attacker on victim.
         ally_bit, enemy_bit: int32 (types,), place in the type one-hot; -1 = none.
-        places: float32 (U, 2), starting places; on random teams offsets of a formation around a point.
+        places: float32 (U, 2), starting places (of scouts and their enemies from their site); on random teams
+            offsets of a formation around a point.
         teams: int32 (U,), types of fixed teams; on random teams the three drawn types come first.
         cumulative: float32 (2,), cumulative weights of the first two drawn types.
         directions: float32 (LOOKS, 2), unit vectors of the view cone.
+        sites: float32 (LOOKS, 2), places of which scouts and enemies start at one; of maps with scouts.
         scalars: named numbers of one tick.
     """
 
@@ -67,6 +72,7 @@ class Tables:
     teams: np.ndarray
     cumulative: np.ndarray
     directions: np.ndarray
+    sites: np.ndarray
     scalars: dict[str, float]
     reward: str
     cone: bool
@@ -100,6 +106,7 @@ def build(config: Config) -> Tables:
         teams=_teams(scenario),
         cumulative=np.array(weights, np.float32),
         directions=np.array(turns, np.float32),
+        sites=np.array([_site(scenario, turn) for turn in turns], np.float32),
         scalars={
             "loops": LOOPS_PER_SECOND * tick,
             "shield_step": SHIELD_REGENERATION * tick,
@@ -148,7 +155,7 @@ def _row(unit: Unit, tick: float, true_ranges: bool) -> list[float]:
         unit.hits,
         unit.max_cooldown,
         unit.sight if true_ranges else SIGHT,
-        max(unit.shoot_range, MIN_SHOOT) if true_ranges else SHOOT,
+        (max(unit.shoot_range, MIN_SHOOT) if true_ranges else SHOOT) if unit.armed else 0.0,
         layer,
         ENERGY_START if unit.heals else 0.0,
     ]
@@ -182,11 +189,7 @@ def _places(scenario: Map) -> list[tuple[float, float]]:
         gap = max(2 * UNITS[TYPE[name]].radius for name in names) / 2
         return list(_cluster(scenario.n_allies + scenario.n_enemies, gap))
     places: list[tuple[float, float]] = []
-    for team, (cx, cy), facing in (
-        (scenario.allies, scenario.ally_spawn, 1.0),
-        (scenario.enemies, scenario.enemy_spawn, -1.0),
-    ):
-        units = [UNITS[TYPE[name]] for name, count in team for _ in range(count)]
+    for units, (cx, cy), facing in _groups(scenario):
         gap = max(2 * unit.radius for unit in units) + 0.125  # CHOICE: just wider than the widest unit
         rows = min(len(units), max(3, math.ceil(math.sqrt(len(units)))))
         columns = math.ceil(len(units) / rows)
@@ -200,6 +203,27 @@ def _places(scenario: Map) -> list[tuple[float, float]]:
             spot[k] = (x, cy + gap * (row - (height - 1) / 2))
         places += spot
     return places
+
+
+def _groups(scenario: Map) -> list[tuple[list[Unit], tuple[float, float], float]]:
+    """Who starts together, around which point, facing east (1) or west (-1); in order of creation.
+
+    Of groups that start at a drawn site, places are counted from it.
+    """
+    allies, enemies = (
+        [UNITS[TYPE[name]] for name, count in team for _ in range(count)]
+        for team in (scenario.allies, scenario.enemies)
+    )
+    if not scenario.scouts:
+        return [(allies, scenario.ally_spawn, 1.0), (enemies, scenario.enemy_spawn, -1.0)]
+    scouts, fighters = allies[: scenario.scouts], allies[scenario.scouts :]
+    return [(scouts, (0.0, 0.0), 1.0), (fighters, scenario.ally_spawn, 1.0), (enemies, (0.0, 0.0), -1.0)]
+
+
+def _site(scenario: Map, direction: tuple[float, float]) -> tuple[float, float]:
+    """A place where scouts and enemies may start."""
+    (x, y), (east, north) = scenario.ally_spawn, direction
+    return x + SITE_DISTANCE * east, y + SITE_DISTANCE * north
 
 
 @functools.cache

@@ -69,6 +69,11 @@ class Unit:
     splash_across: float = 0.0
     blast: float = 0.0
 
+    @property
+    def armed(self) -> bool:
+        """Attacks, or heals."""
+        return self.damage > 0 or self.heals
+
 
 _ZERG_REGENERATION = 0.38  # hp per second
 
@@ -126,6 +131,22 @@ UNITS: tuple[Unit, ...] = (
         name="spine_crawler", hp=300, armour=2, damage=25, bonus=5, bonus_against="armoured", cooldown=1.32,
         max_cooldown=15, range=7, shoot_range=7, sight=11, speed=0, radius=0.5, scan=10,
         regeneration=_ZERG_REGENERATION, attributes=frozenset({"structure"}),
+    ),
+    # Overseer, roach, reaper: Liquipedia, Legacy of the Void; no table of SMAC's knows them.
+    # CHOICE: max_cooldown is the weapon's, rounded up as SMAC's; a reaper's regeneration out of combat is left out.
+    Unit(
+        name="overseer", hp=200, armour=1, max_cooldown=1, range=0, shoot_range=0, sight=11, speed=2.62,
+        radius=1.0, regeneration=_ZERG_REGENERATION, attributes=frozenset({"armoured", "biological"}), air=True,
+    ),
+    Unit(
+        name="roach", hp=145, armour=1, damage=16, cooldown=1.43, max_cooldown=35, range=4, shoot_range=4,
+        sight=9, speed=3.15, radius=0.625, regeneration=_ZERG_REGENERATION,
+        attributes=frozenset({"armoured", "biological"}),
+    ),
+    Unit(
+        name="reaper", hp=60, damage=4, hits=2, bonus=3, bonus_against="light", cooldown=0.79, max_cooldown=20,
+        range=5, shoot_range=5, sight=9, speed=5.25, radius=0.375,
+        attributes=frozenset({"light", "biological"}),
     ),
 )  # fmt: skip
 

@@ -10,7 +10,8 @@ using marl::all_of, marl::any, marl::bits_of, marl::gather, marl::L, marl::Lanes
     marl::root, marl::splat, marl::transpose, marl::vf, marl::vi, marl::write_rows;
 
 constexpr int kMaxUnits = 72;  // 2c_vs_64zg has 66
-constexpr int kTypes = 10;     // rows of units.UNITS
+constexpr int kTypes = 13;     // rows of units.UNITS
+constexpr uint64_t kSites = 12;  // rows of tables.sites
 constexpr int kSize = 32;      // maps.SIZE
 constexpr float kSizeF = 32.0f;
 
@@ -23,7 +24,7 @@ struct Unit {
 struct World {  // constant
   int32_t n_allies, n_enemies, n_actions, attack_base, type_bits, ally_shields, enemy_shields, limit, reward_mode,
       random_teams, cone, continuing, obs_last_action, obs_pathing, obs_height, obs_timestep, obs_own_position,
-      state_last_action, state_timestep, obs_size, state_size, has_healers, has_air, has_shields, n_draws;
+      state_last_action, state_timestep, obs_size, state_size, has_healers, has_air, has_shields, n_draws, scouts;
   float loops, shield_step, shield_delay, heal_step, heal_per_energy, heal_start, energy_step, energy_max,
       spawn_jitter, cooldown_jitter, push_cap, goal_x, goal_y;
   const Unit* units;           // (kTypes)
@@ -37,6 +38,7 @@ struct World {  // constant
   const int32_t* teams;        // (U) types of fixed teams; the first 3 are the drawn types of random ones
   const float* cumulative;     // (2) cumulative weights of random teams
   const float* directions;     // (12, 2) of the view cone
+  const float* sites;          // (kSites, 2) where scouts and enemies may start
   float cone_cosine;
 };
 

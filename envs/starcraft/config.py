@@ -23,7 +23,7 @@ DIFFICULTIES = "123456789A"  # SMAC's letters, VeryEasy .. CheatInsane
 class Config:
     """A map of SMAC in StarCraft II; the defaults are SMAC's."""
 
-    map: str = "3m"  # one of SMAC's 23 names in marl.envs.battle.maps.MAPS
+    map: str = "3m"  # one of SMAC's 23: marl.envs.battle.maps.SMAC
     engine: Literal["auto", "pysc2", "smac"] = (
         "auto"  # auto: smac.env.StarCraft2Env where installed, else pysc2
     )

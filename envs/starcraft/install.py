@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from marl.envs.battle.maps import MAPS
+from marl.envs.battle.maps import SMAC
 from marl.envs.starcraft.imports import Modules, find_smac, load, missing_package
 from marl.errors import MarlError
 
@@ -62,7 +62,7 @@ def map_path(data_dir: Path, name: str) -> Path:
     Raises:
         MarlError: the map, or the game's folder of SMAC's maps, is missing.
     """
-    if name not in MAPS:
+    if name not in SMAC:
         raise MarlError(f"map={name!r} is none of SMAC's")
     path = data_dir / "Maps" / FOLDER / f"{name}.SC2Map"
     if not path.is_file():

@@ -29,6 +29,7 @@ CASES = [
     ("bane_vs_bane", 16, 20, {}),
     ("so_many_baneling", 16, 20, {}),
     ("2c_vs_64zg", 8, 40, {}),
+    ("1o_2r_vs_4r", 128, 60, {}),
     ("v2/terran_5v5", 128, 30, {}),
     ("v2/terran_10v11", 32, 20, {}),
     ("v2/protoss_5v5", 128, 20, EVERY),

@@ -9,13 +9,15 @@ import torch
 from marl import conf
 from marl.config import make
 from marl.envs.battle import MAPS, UNITS, Config, terrain
+from marl.envs.battle.maps import SMAC
 from marl.envs.battle.rules import judge
+from marl.envs.battle.scripted import make as scripted
 from marl.envs.battle.tables import COLUMNS
 from marl.errors import MarlError
 from marl.rng import Rng
 
 # n_agents, n_enemies, limit, n_actions, obs, state, enemy hp + shield, max reward: smac d6aab33
-SMAC = {
+SIZES = {
     "3m": (3, 3, 60, 9, 30, 48, 135, 365),
     "8m": (8, 8, 120, 14, 80, 168, 360, 640),
     "25m": (25, 25, 150, 31, 250, 950, 1125, 1575),
@@ -40,6 +42,7 @@ SMAC = {
     "bane_vs_bane": (24, 24, 200, 30, 336, 984, 820, 1260),
     "2c_vs_64zg": (2, 64, 400, 70, 332, 342, 2240, 3080),
 }
+SCOUTED = "1o_2r_vs_4r"  # NDQ's teams
 CPU = torch.device("cpu")
 
 
@@ -48,13 +51,14 @@ def build(name, num_envs=2, **options):
 
 
 def test_every_map_of_smac_is_there():
-    assert {name for name in MAPS if not name.startswith("v2/")} == set(SMAC)
+    assert set(SMAC) == set(SIZES)
+    assert {name for name in MAPS if not name.startswith("v2/")} == {*SMAC, SCOUTED}
     assert sum(name.startswith("v2/") for name in MAPS) == 15
 
 
-@pytest.mark.parametrize("name", SMAC)
+@pytest.mark.parametrize("name", SIZES)
 def test_dimensions(name):
-    agents, enemies, limit, actions, obs, state, points, best = SMAC[name]
+    agents, enemies, limit, actions, obs, state, points, best = SIZES[name]
     env = build(name)
     spec, ts = env.spec, env.reset(Rng(0))
     assert (spec.n_agents, env.map.n_enemies, spec.episode_limit, spec.n_actions) == (
@@ -203,6 +207,54 @@ def test_true_ranges_on_random_maps():
     assert values["hydralisk"] == [9, 5]
     assert values["colossus"] == [10, 7]
     assert values["medivac"] == [11, 4]
+
+
+@pytest.mark.parametrize("form", ["torch", "native"])
+def test_scout_and_enemies_start_at_a_drawn_site(form):
+    env = build(SCOUTED, num_envs=2400, form=form)
+    ts = env.reset(Rng(0))
+    assert env.spec.agent_types == ("overseer", "roach", "roach")
+    # moves 4 | 4 reapers of 5 and 2 type bits | 2 mates, the same | own health, x, y, 2 type bits
+    assert (env.spec.obs_size, env.spec.n_actions) == (4 + 4 * 7 + 2 * 7 + 5, 10)
+    offset = env.state["goal_B2"] - 16
+    torch.testing.assert_close(offset.norm(dim=-1), torch.full((2400,), 14.0))
+    which = torch.atan2(offset[:, 1], offset[:, 0]).div(torch.pi / 6).round().long() % 12
+    assert which.bincount(minlength=12).sub(200).abs().max() < 5 * 14  # standard deviation 13.5
+    pos = env.state["pos_BU2"]
+    away = (pos - env.state["goal_B2"][:, None]).norm(dim=-1)
+    assert (away[:, [0, 3, 4, 5, 6]] < 1.3).all()  # the scout is over the enemies
+    assert ((pos[:, 1:3] - 16).norm(dim=-1) < 1.3).all()
+    seen = [ts.obs_BNO[..., 4 + 7 * k + 1] > 0 for k in range(4)]  # enemy_k.distance
+    assert all(s[:, 0].all() and not s[:, 1:].any() for s in seen)  # by the scout alone
+    torch.testing.assert_close(ts.obs_BNO[:, 0, -4:-2], pos[:, 0] / 32)  # who knows where it is
+
+
+@pytest.mark.parametrize("form", ["torch", "native"])
+def test_the_scout_is_unarmed_and_out_of_reach_and_the_enemies_guard(form):
+    env = build(SCOUTED, num_envs=24, form=form)
+    ts = env.reset(Rng(1))
+    goal, stop = env.state["goal_B2"].clone(), torch.ones(24, 3, dtype=torch.int64)
+    for _ in range(59):
+        assert not ts.avail_BNA[:, 0, 6:].any()
+        ts = env.step(stop)
+    assert not (ts.terminated_B | ts.truncated_B).any()  # nobody found anybody
+    assert (env.state["hp_BU"][:, 0] == 200).all()
+    assert ((env.state["pos_BU2"][:, 3:] - goal[:, None]).norm(dim=-1) < 1.5).all()
+    ts = env.step(stop)
+    assert ts.terminated_B.all()
+    assert not ts.info["success"].any()
+
+
+def test_who_knows_the_site_wins_on_the_scouted_map():
+    env = build(SCOUTED, num_envs=120)
+    ts = env.reset(Rng(2))
+    team, won, ended = scripted("focus", env, Rng(2)), 0, 0
+    for _ in range(60):
+        ts = env.step(team(ts))
+        won += int(ts.info["success"].sum())
+        ended += int((ts.terminated_B | ts.truncated_B).sum())
+    assert ended >= 120
+    assert won >= 0.95 * ended
 
 
 def walk(way, start, goal):

@@ -10,13 +10,14 @@ from marl import checkpoint, compose, conf
 from marl.agents.qmix import Config as Qmix
 from marl.envs.battle import MAPS
 from marl.envs.battle import Config as Battle
+from marl.envs.battle.maps import SMAC
 from marl.envs.starcraft import Config, StarCraft
 from marl.errors import FieldError, MarlError
 from marl.rng import Rng
 from marl.types import EnvSpec
 
 CPU = torch.device("cpu")
-NAMES = [name for name, scenario in MAPS.items() if not scenario.random_teams]
+NAMES = list(SMAC)
 OPTIONS = {
     "obs_last_action": True, "obs_pathing": True, "obs_height": True, "obs_timestep": True,
     "state_last_action": False, "state_timestep": True,
