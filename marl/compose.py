@@ -51,7 +51,9 @@ def compose(overrides: Sequence[str]) -> RunConfig:
             )
     node = _compose(words)
     for group in _OF_AGENT:
-        _refuse_without_kind(group, node)
+        _refuse_without_kind(group, group, (node.get("agent") or {}).get(group), f"agent.{group}")
+    for place in ("channel", "train_channel"):
+        _refuse_without_kind("channel", place, node.get(place), place)
     try:
         return load(node | literal, trust=dict.fromkeys((*trusted(node), *_typed(words))))
     except UnknownSettingError as error:
@@ -63,13 +65,19 @@ def compose(overrides: Sequence[str]) -> RunConfig:
         raise
 
 
-def _refuse_without_kind(group: str, node: Mapping[str, Any]) -> None:
-    """Settings of a part of the agent that nobody chose."""
-    part = (node.get("agent") or {}).get(group)
+def _refuse_without_kind(group: str, word: str, part: Any, path: str) -> None:
+    """Settings of a part that nobody chose.
+
+    Args:
+        group: whose files are kinds of the part.
+        word: that chooses one.
+        part: of the config.
+        path: of the part's settings.
+    """
     if isinstance(part, Mapping) and "_target_" not in part:
         kinds = ", ".join(name for name in options(group) if name != "none")
-        settings = ", ".join(f"agent.{group}.{name}" for name in part)
-        raise MarlError(f"{settings}: say what kind of {group} it is for, {group}=<one of {kinds}>")
+        settings = ", ".join(f"{path}.{name}" for name in part)
+        raise MarlError(f"{settings}: say what kind of {group} it is for, {word}=<one of {kinds}>")
 
 
 def _blame_settings(error: UnknownSettingError, words: Sequence[str]) -> None:
@@ -111,6 +119,7 @@ def over(node: Mapping[str, Any], words: Sequence[str]) -> dict[str, Any]:
         own = node.get("channel") if not any(w.startswith("channel=") for w in links) else None
         given = _compose(_split(links)[0]).get("channel")
         out["channel"] = {**own, **(given or {})} if own else given
+        _refuse_without_kind("channel", "channel", out["channel"], "channel")
     return out
 
 
