@@ -30,7 +30,7 @@ class Config:
     obs_pathing: bool = False  # 8 pathing values around the agent (SMAC: False)
     obs_height: bool = False  # 9 terrain heights around the agent (SMAC: False)
     obs_timestep: bool = False  # t / limit at the end of the observation (SMAC: False)
-    obs_own_position: bool | None = None  # own x and y, as fractions of the map; None: on v2 maps and with scouts
+    obs_own_position: bool | None = None  # own x and y, as fractions of the map; None: on v2 and scouted maps
     state_last_action: bool = True  # last actions in the state (SMAC: True)
     state_timestep: bool = False  # t / limit at the end of the state (SMAC: False)
 

@@ -159,8 +159,8 @@ def _random_map(race: str, size: str) -> Map:
     )  # fmt: skip
 
 
-# CHOICE: fighters start in the middle, so that every place is equally far; the agents' order is that of SMAC's
-# unit types. DEVIATION: 60 steps, NDQ's map gives 50; here two roaches shoot for 32 steps, and have to get there.
+# CHOICE: fighters start in the middle, so that every place is equally far; agents in the order of StarCraft's
+# unit ids. DEVIATION: 60 steps, where NDQ's map gives 50; here two roaches shoot for 32 steps, once there.
 _SCOUTED = (
     Map(
         name="1o_2r_vs_4r", allies=_team("1o 2r"), enemies=_team("4p"), n_allies=3, n_enemies=4, limit=60,

@@ -31,8 +31,8 @@ LOOKS = 12  # directions of the view cone (SMACv2's num_fov_actions)
 DRAWS = 8  # random teams drawn before the rejection gives up; all fail with probability 0.1 ** 8 at most
 SIGHT, SHOOT = 9.0, 6.0  # SMAC's ranges for every unit type, centre to centre
 MIN_SHOOT = 2.0  # SMACv2's floor of true attack ranges
-# Map units from the fighters to where scouts may be. CHOICE: far beyond sight (9), and near enough that who goes
-# straight has time for a fight; to search all places takes too long.
+# Map units from the fighters to where scouts may be. CHOICE: far beyond sight (9); who goes straight has time
+# for a fight, who searches all places has not.
 SITE_DISTANCE = 14.0
 PUSH_CAP = 0.25  # map units that collisions may move a unit in one tick. CHOICE: keeps crowds calm
 

@@ -133,10 +133,11 @@ UNITS: tuple[Unit, ...] = (
         regeneration=_ZERG_REGENERATION, attributes=frozenset({"structure"}),
     ),
     # Overseer, roach, reaper: Liquipedia, Legacy of the Void; no table of SMAC's knows them.
-    # CHOICE: max_cooldown is the weapon's, rounded up as SMAC's; a reaper's regeneration out of combat is left out.
+    # CHOICE: max_cooldown is the weapon's, rounded up as SMAC's; reapers do not regenerate out of combat.
     Unit(
         name="overseer", hp=200, armour=1, max_cooldown=1, range=0, shoot_range=0, sight=11, speed=2.62,
-        radius=1.0, regeneration=_ZERG_REGENERATION, attributes=frozenset({"armoured", "biological"}), air=True,
+        radius=1.0, regeneration=_ZERG_REGENERATION, air=True,
+        attributes=frozenset({"armoured", "biological"}),
     ),
     Unit(
         name="roach", hp=145, armour=1, damage=16, cooldown=1.43, max_cooldown=35, range=4, shoot_range=4,
@@ -144,8 +145,8 @@ UNITS: tuple[Unit, ...] = (
         attributes=frozenset({"armoured", "biological"}),
     ),
     Unit(
-        name="reaper", hp=60, damage=4, hits=2, bonus=3, bonus_against="light", cooldown=0.79, max_cooldown=20,
-        range=5, shoot_range=5, sight=9, speed=5.25, radius=0.375,
+        name="reaper", hp=60, damage=4, hits=2, bonus=3, bonus_against="light", cooldown=0.79,
+        max_cooldown=20, range=5, shoot_range=5, sight=9, speed=5.25, radius=0.375,
         attributes=frozenset({"light", "biological"}),
     ),
 )  # fmt: skip

@@ -8,7 +8,6 @@ import torch
 
 from marl import checkpoint, compose, conf
 from marl.agents.qmix import Config as Qmix
-from marl.envs.battle import MAPS
 from marl.envs.battle import Config as Battle
 from marl.envs.battle.maps import SMAC
 from marl.envs.starcraft import Config, StarCraft
