@@ -49,6 +49,7 @@ from marl.files import write_atomic
 COMMAND = "marl study experiments/tmc/study.yaml; python -m experiments.tmc.sweep tune, then report"
 LEAST_WINS, LEAST_GAP = 0.8, 0.1  # where messages pay
 NEAR = 0.02  # wins that are no further apart are matched
+_METHODS = ("tmc", "ac", "ac(light)", "ac(heavy)", "vbc", "schednet", *SILENT, "tarmac")
 _SEED = 0  # of the bootstrap
 Measured = list[dict[str, Any]]
 Cells = dict[tuple[str, int], float]  # by (env, seed)
@@ -251,8 +252,7 @@ def _cell(values: Cells, share: bool) -> str:
 
 
 def _agents(measured: Measured, env: str) -> list[str]:
-    order = ["tmc", "ac", "ac(light)", "ac(heavy)", "vbc", "schednet", "tarmac", *SILENT]
-    return [a for a in order if any(m["agent"] == a and m["env"] == env for m in measured)]
+    return [a for a in _METHODS if any(m["agent"] == a and m["env"] == env for m in measured)]
 
 
 def _shown(words: Sequence[str]) -> str:
@@ -340,21 +340,32 @@ def _panels(measured: Measured, title: str) -> tuple[Figure, list[tuple[str, Axe
     return figure, list(zip(envs, axes, strict=False))
 
 
+def _style(agent: str) -> dict[str, Any]:
+    """Colour, marker and label of a method, the same in every panel; no panel has both silent teams."""
+    looks = [*zip(plots.COLOURS, plots.MARKERS, strict=True), ("#777777", "*")]
+    k = _METHODS.index(agent) - (agent in ("vdn", "tarmac"))
+    return {"color": looks[k][0], "marker": looks[k][1], "label": agent}
+
+
+def _legend(ax: Axes) -> None:
+    """Beside the panel, where it hides no point."""
+    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
+
+
 def pareto(measured: Measured) -> Figure:
     """Wins against messages per agent-step, a point per threshold: the mean over seeds."""
     figure, panels = _panels(measured, "Wins against messages, no loss")
     for env, ax in panels:
-        for k, agent in enumerate(_agents(measured, env)):
+        for agent in _agents(measured, env):
             points: dict[tuple[str, ...], list[tuple[float, float]]] = {}
             for m in measured:
                 if (m["env"], m["agent"]) == (env, agent):
                     for words, entry in _by_setting(m).items():
                         points.setdefault(words, []).append((talk(entry), wins(entry)))
             xy = np.array([np.mean(p, 0) for p in points.values()]).reshape(-1, 2)
-            style: dict[str, Any] = {"color": plots.COLOURS[k % len(plots.COLOURS)], "label": agent}
-            ax.scatter(xy[:, 0], xy[:, 1], marker=plots.MARKERS[k % len(plots.MARKERS)], s=22, **style)
-        ax.set_xlabel("messages per agent-step and receiver", fontsize=9)
-        ax.legend(fontsize=7, frameon=False)
+            ax.scatter(xy[:, 0], xy[:, 1], s=22, **_style(agent))
+        ax.set_xlabel("messages per agent-step", fontsize=9)
+        _legend(ax)
     return figure
 
 
@@ -372,15 +383,13 @@ def losses(measured: Measured) -> Figure:
             by = [cells(measured, agent, wins, channel, env) for channel in CHANNELS]
             at = [i for i, values in enumerate(by) if values]
             found = [estimate(by[i]).numbers() for i in at]
-            style: dict[str, Any] = {"color": plots.COLOURS[k % len(plots.COLOURS)], "label": agent}
-            style |= {"markersize": 4}
-            style |= {"marker": plots.MARKERS[k % len(plots.MARKERS)], "linewidth": 1.2}
+            style = _style(agent) | {"markersize": 4, "linewidth": 1.2}
             ends = [[value - low if low is not None else 0.0 for value, low, _ in found]]
             ends.append([high - value if high is not None else 0.0 for value, _, high in found])
             x = np.array(at) + 0.06 * (k - 3)
             ax.errorbar(x, [f[0] for f in found], yerr=np.maximum(ends, 0), capsize=2, **style)
         ax.set_xticks(range(len(CHANNELS)), [c.replace("_", "\n") for c in CHANNELS], fontsize=7)
-        ax.legend(fontsize=7, frameon=False)
+        _legend(ax)
     return figure
 
 

@@ -124,6 +124,21 @@ def test_the_page_and_the_plots(reported, tmp_path):
     assert table.losses(measured).axes
 
 
+def test_a_method_looks_the_same_in_every_panel_and_unlike_others(reported):
+    """The second world lacks AC(heavy), and has TarMAC and VDN in QMIX's place."""
+    measured = table.read(reported)
+    grids = [m | {"env": "navigation"} for m in measured if m["agent"] != "ac(heavy)"]
+    names = {"qmix": "vdn", "schednet": "tarmac"}
+    grids = [m | {"agent": names.get(m["agent"], m["agent"])} for m in grids]
+    looks = []
+    for ax in table.losses(measured + grids).axes:
+        drawn = {c.get_label(): c.lines[0] for c in ax.containers}
+        looks.append({name: (line.get_color(), line.get_marker()) for name, line in drawn.items()})
+        assert len(set(looks[-1].values())) == len(looks[-1]) >= 5
+    assert all(looks[0][name] == look for name, look in looks[1].items() if name in looks[0])
+    assert {"tarmac", "vdn"} <= set(looks[1])
+
+
 def test_claims_are_written_of_worlds_where_messages_pay(reported, monkeypatch):
     rows = []
     monkeypatch.setattr(table, "ROOT", reported[0].parent)
