@@ -15,15 +15,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from experiments import tables
 from experiments.claims import ROOT, Derived, derive, machine, write_claim
-from experiments.tmc import sweep
+from experiments.tmc.cells import Cells, Measured, any_entry, cells, estimate, methods, pairwise, read
+from experiments.tmc.figures import losses, pareto
 from experiments.tmc.sweep import (
     CHANNELS,
     HERE,
@@ -42,72 +38,13 @@ from experiments.tmc.sweep import (
     tuned,
     wins,
 )
-from marl import plots, stats
+from marl import plots
 from marl.errors import MarlError
 from marl.files import write_atomic
 
 COMMAND = "marl study experiments/tmc/study.yaml; python -m experiments.tmc.sweep tune, then report"
 LEAST_WINS, LEAST_GAP = 0.8, 0.1  # where messages pay
 NEAR = 0.02  # wins that are no further apart are matched
-_METHODS = ("tmc", "ac", "ac(light)", "ac(heavy)", "vbc", "schednet", *SILENT, "tarmac")
-_SEED = 0  # of the bootstrap
-Measured = list[dict[str, Any]]
-Cells = dict[tuple[str, int], float]  # by (env, seed)
-
-
-def read(paths: Sequence[Path]) -> Measured:
-    """What was measured of the reported runs."""
-    return [m for m in sweep.read(paths) if not m["part"].endswith(OTHERS)]
-
-
-def cells(
-    measured: Measured,
-    agent: str,
-    of: Callable[[Entry], float],
-    channel: str = "perfect",
-    env: str = "",
-    rival: str = "",
-) -> Cells:
-    """A number of the reported entry of every run of a method.
-
-    Args:
-        measured: of `read`.
-        agent: the method.
-        of: makes the number.
-        channel: any; teams without messages have one result for all of them.
-        env: this world alone.
-        rival: at the setting for the comparison of messages with this method, not at the chosen one.
-    """
-    channel = "perfect" if agent in SILENT else channel
-    out: Cells = {}
-    for m in measured:
-        if m["agent"] != agent or (env and m["env"] != env):
-            continue
-        words = m.get("matched", {}).get(rival) if rival else m.get("chosen", [])
-        for entry in m["entries"]:
-            asked = (entry["words"], entry["channel"], entry["episodes"])
-            if asked == (words, channel, REPORT_EPISODES):
-                out[m["env"], m["seed"]] = of(entry)
-    return out
-
-
-def estimate(values: Cells) -> stats.Estimate:
-    """IQM over seeds and worlds with its 95 % interval; seeds that every world has.
-
-    Raises:
-        MarlError: there is no such seed.
-    """
-    if not values:
-        raise MarlError("nothing is measured on a common seed: run python -m experiments.tmc.sweep report")
-    envs = sorted({env for env, _ in values})
-    seeds = sorted(set.intersection(*({s for e, s in values if e == env} for env in envs)))
-    x_RM = np.array([[values[env, seed] for env in envs] for seed in seeds])
-    return stats.interval(x_RM, rng=np.random.default_rng(_SEED))
-
-
-def pairwise(ours: Cells, other: Cells, of: Callable[[float, float], float]) -> Cells:
-    """A number of two methods on the same world and seed, which were measured on the same episodes."""
-    return {key: of(ours[key], other[key]) for key in ours if key in other}
 
 
 def _derived(values: Cells) -> Derived:
@@ -228,16 +165,11 @@ def where_messages_pay(measured: Measured) -> list[str]:
         talk = cells(measured, "ac", wins, env=env)
         mute = [cells(measured, agent, wins, env=env) for agent in SILENT]
         silent = [float(estimate(c).value) for c in mute if c]
-        if talk and silent and "success" in _any_entry(measured, env):
+        if talk and silent and "success" in any_entry(measured, env):
             best = float(estimate(talk).value)
             if best >= LEAST_WINS and best - max(silent) >= LEAST_GAP:
                 out.append(env)
     return out
-
-
-def _any_entry(measured: Measured, env: str) -> Entry:
-    entry: Entry = next(m["entries"][0] for m in measured if m["env"] == env and m["entries"])
-    return entry
 
 
 # The page
@@ -249,10 +181,6 @@ def _cell(values: Cells, share: bool) -> str:
     value, low, high = estimate(values).numbers()
     form = ".1%" if share else ".2f"
     return format(value, form) if low is None else f"{value:{form}} [{low:{form}}, {high:{form}}]"
-
-
-def _agents(measured: Measured, env: str) -> list[str]:
-    return [a for a in _METHODS if any(m["agent"] == a and m["env"] == env for m in measured)]
 
 
 def _shown(words: Sequence[str]) -> str:
@@ -272,8 +200,8 @@ def table(measured: Measured) -> str:
     head += ["wins", *CHANNELS[1:], "drop"]
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     for env in sorted({m["env"] for m in measured}):
-        share = "success" in _any_entry(measured, env)
-        for agent in _agents(measured, env):
+        share = "success" in any_entry(measured, env)
+        for agent in methods(measured, env):
             by = {channel: cells(measured, agent, wins, channel, env) for channel in CHANNELS}
             runs = [m for m in measured if (m["env"], m["agent"]) == (env, agent)]
             said = [cells(measured, agent, of, env=env) for of in (talk, living_talk)]
@@ -291,7 +219,7 @@ def compared(measured: Measured) -> str:
     head = "| world | rival | threshold of TMC | of the rival | wins of TMC | of the rival | messages of TMC "
     lines = [head + "| of the rival | ratio | TMC wins |", "|" + "---|" * 10]
     for env in sorted({m["env"] for m in measured}):
-        share = "success" in _any_entry(measured, env)
+        share = "success" in any_entry(measured, env)
         for rival in (rival for rival in RIVALS if ratios(measured, rival, env)):
             row = [env, rival, *(_chosen(measured, env, agent, rival) for agent in ("tmc", rival))]
             for of, as_share in ((wins, share), (talk, False)):
@@ -329,68 +257,6 @@ def forms(measured: Measured) -> str:
             row = [env, name, f"{best(means):.3f}", _shown(words), f"{won:.3f}", f"{sent / everybody:.2f}"]
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
-
-
-def _panels(measured: Measured, title: str) -> tuple[Figure, list[tuple[str, Axes]]]:
-    envs = sorted({m["env"] for m in measured})
-    figure, axes = plots.canvas(len(envs), title)
-    for env, ax in zip(envs, axes, strict=False):
-        ax.set_title(env, fontsize=10)
-        ax.set_ylabel("wins" if "success" in _any_entry(measured, env) else "return", fontsize=9)
-    return figure, list(zip(envs, axes, strict=False))
-
-
-def _style(agent: str) -> dict[str, Any]:
-    """Colour, marker and label of a method, the same in every panel; no panel has both silent teams."""
-    looks = [*zip(plots.COLOURS, plots.MARKERS, strict=True), ("#777777", "*")]
-    k = _METHODS.index(agent) - (agent in ("vdn", "tarmac"))
-    return {"color": looks[k][0], "marker": looks[k][1], "label": agent}
-
-
-def _legend(ax: Axes) -> None:
-    """Beside the panel, where it hides no point."""
-    ax.legend(fontsize=7, frameon=False, loc="upper left", bbox_to_anchor=(1.0, 1.0))
-
-
-def pareto(measured: Measured) -> Figure:
-    """Wins against messages per agent-step, a point per threshold: the mean over seeds."""
-    figure, panels = _panels(measured, "Wins against messages, no loss")
-    for env, ax in panels:
-        for agent in _agents(measured, env):
-            points: dict[tuple[str, ...], list[tuple[float, float]]] = {}
-            for m in measured:
-                if (m["env"], m["agent"]) == (env, agent):
-                    for words, entry in _by_setting(m).items():
-                        points.setdefault(words, []).append((talk(entry), wins(entry)))
-            xy = np.array([np.mean(p, 0) for p in points.values()]).reshape(-1, 2)
-            ax.scatter(xy[:, 0], xy[:, 1], s=22, **_style(agent))
-        ax.set_xlabel("messages per agent-step", fontsize=9)
-        _legend(ax)
-    return figure
-
-
-def _by_setting(m: dict[str, Any]) -> dict[tuple[str, ...], Entry]:
-    """What a run gave without loss, of every setting the entry of the most episodes."""
-    without_loss = [e for e in m["entries"] if e["channel"] == "perfect"]
-    return {tuple(e["words"]): e for e in sorted(without_loss, key=lambda e: int(e["episodes"]))}
-
-
-def losses(measured: Measured) -> Figure:
-    """Wins by loss level: IQM over seeds with its 95 % interval."""
-    figure, panels = _panels(measured, "Wins when messages are lost")
-    for env, ax in panels:
-        for k, agent in enumerate(_agents(measured, env)):
-            by = [cells(measured, agent, wins, channel, env) for channel in CHANNELS]
-            at = [i for i, values in enumerate(by) if values]
-            found = [estimate(by[i]).numbers() for i in at]
-            style = _style(agent) | {"markersize": 4, "linewidth": 1.2}
-            ends = [[value - low if low is not None else 0.0 for value, low, _ in found]]
-            ends.append([high - value if high is not None else 0.0 for value, _, high in found])
-            x = np.array(at) + 0.06 * (k - 3)
-            ax.errorbar(x, [f[0] for f in found], yerr=np.maximum(ends, 0), capsize=2, **style)
-        ax.set_xticks(range(len(CHANNELS)), [c.replace("_", "\n") for c in CHANNELS], fontsize=7)
-        _legend(ax)
-    return figure
 
 
 def made(paths: Sequence[Path]) -> dict[str, str]:

@@ -422,3 +422,23 @@ def test_messages_between_living_agents_are_counted_by_hand():
         witness.act(ts, {}, rng=None, explore=0.0, link=link)
         witness.step(None, torch.tensor(playing))
     assert (witness.sent, witness.pairs) == (2 * (2 + 2 + 4), 2 * (2 + 2 + 6))
+
+
+def test_other_forms_of_tmc_are_shown_at_their_own_thresholds():
+    """On seeds of tuning: TMC 90 % with 14 of 56 messages; a form that never wins so much, at its best."""
+
+    def tuning(name, part, grid):
+        mine = [entry(won, sent, [f"agent.delta={d}"]) for won, sent, d in grid]
+        return run(name, 100, mine, part)
+
+    measured = [
+        run("ac", 100, [entry(0.9, 56)], "battle_tune"),
+        tuning("tmc", "battle_tune", [(0.92, 50, 0), (0.9, 14, 1), (0.5, 7, 2)]),
+        tuning("tmc encoder=mlp", "battle_forms", [(0.7, 50, 0), (0.69, 28, 1), (0.3, 7, 2)]),
+    ]
+    rows = table.forms(measured).splitlines()[2:]
+    assert rows == [
+        f"| {ENV} | tmc | 0.920 | delta=1 | 0.900 | 0.25 |",
+        f"| {ENV} | tmc encoder=mlp | 0.700 | delta=1 | 0.690 | 0.50 |",
+    ]
+    assert table.forms(measured[1:]) == ""  # nobody to compare with
