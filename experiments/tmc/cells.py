@@ -31,6 +31,7 @@ def cells(
     channel: str = "perfect",
     env: str = "",
     rival: str = "",
+    at: Sequence[str] = (),
 ) -> Cells:
     """A number of the reported entry of every run of a method.
 
@@ -41,13 +42,14 @@ def cells(
         channel: any; teams without messages have one result for all of them.
         env: this world alone.
         rival: at the setting for the comparison of messages with this method, not at the chosen one.
+        at: at this setting, not at the chosen one.
     """
     channel = "perfect" if agent in SILENT else channel
     out: Cells = {}
     for m in measured:
         if m["agent"] != agent or (env and m["env"] != env):
             continue
-        words = m.get("matched", {}).get(rival) if rival else m.get("chosen", [])
+        words = list(at) or (m.get("matched", {}).get(rival) if rival else m.get("chosen", []))
         for entry in m["entries"]:
             asked = (entry["words"], entry["channel"], entry["episodes"])
             if asked == (words, channel, REPORT_EPISODES):

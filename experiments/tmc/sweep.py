@@ -57,6 +57,8 @@ GRIDS: dict[str, tuple[dict[str, Sequence[float]], ...]] = {
     ),
     "schednet": ({"k": (1, 2, 3)},),
 }
+# TMC's team as all-to-all: what the protocol costs is told apart from what training another team changes.
+EVERY_MESSAGE = {"tmc": ("agent.delta=0", "agent.timeout=6", "agent.window=12")}
 MARGIN = 0.015  # CHOICE: wins that a threshold may cost on the tuning seeds; claimed are 2 points
 RIVALS = ("vbc", "schednet")  # whose messages are compared with TMC's, where both win alike
 SILENT = ("qmix", "vdn")  # to whom all channels are one
@@ -312,6 +314,8 @@ def _jobs(data: dict[str, Any], what: str) -> list[tuple[tuple[str, ...], str, i
     chosen = tuple(data["chosen"])
     jobs = [(chosen, channel, REPORT_EPISODES) for channel in CHANNELS[: 1 if agent in SILENT else None]]
     jobs += [(tuple(words), "perfect", REPORT_EPISODES) for words in data["matched"].values()]
+    if agent in EVERY_MESSAGE:
+        jobs.append((EVERY_MESSAGE[agent], "perfect", REPORT_EPISODES))
     if agent in GRIDS:
         there = {words for words, _, _ in jobs}
         jobs += [(words, "perfect", SWEEP_EPISODES) for words in settings(agent) if words not in there]

@@ -22,6 +22,7 @@ from experiments.tmc.cells import Cells, Measured, any_entry, cells, estimate, m
 from experiments.tmc.figures import losses, pareto
 from experiments.tmc.sweep import (
     CHANNELS,
+    EVERY_MESSAGE,
     HERE,
     OTHERS,
     REPORT_EPISODES,
@@ -71,6 +72,13 @@ def win_gap_points(*paths: Path) -> Derived:
     """Win rate of all-to-all minus that of TMC, in points."""
     m = read(paths)
     return _derived(pairwise(cells(m, "tmc", wins), cells(m, "ac", wins), lambda a, b: 100 * (b - a)))
+
+
+def protocol_cost_points(*paths: Path) -> Derived:
+    """Win rate of TMC's team when everybody sends at every step minus that at its threshold, in points."""
+    m = read(paths)
+    open_, ours = cells(m, "tmc", wins, at=EVERY_MESSAGE["tmc"]), cells(m, "tmc", wins)
+    return _derived(pairwise(open_, ours, lambda a, b: 100 * (a - b)))
 
 
 def vbc_over_tmc_messages(*paths: Path) -> Derived:
@@ -275,6 +283,10 @@ _CLAIMS = {  # test and what was compared
     "message_reduction": ("value >= 0.8", "1 - messages of TMC over those of all-to-all, no loss"),
     "living_message_reduction": ("value >= 0.8", "the same of messages between living agents, no loss"),
     "win_gap_points": ("value <= 2", "win rate of all-to-all minus that of TMC, points, no loss"),
+    "protocol_cost_points": (
+        "value <= 2",
+        "win rate of TMC's own team when everybody sends at every step minus that at its threshold, points",
+    ),
     "vbc_over_tmc_messages": ("value >= 1.3", "messages of VBC over those of TMC, at wins as many, no loss"),
     "schednet_over_tmc_messages": (
         "value >= 3.7",
@@ -322,6 +334,8 @@ def _other(name: str) -> str:
     """Whom a claim compares TMC with; "" where it is everybody."""
     if name.startswith("rank"):
         return ""
+    if name.startswith("protocol"):
+        return "tmc"
     return name.removesuffix("_over_tmc_messages") if "_over_" in name else "ac"
 
 

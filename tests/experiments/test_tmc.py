@@ -65,6 +65,7 @@ def reported(tmp_path):
             entries.append(entry(0.5, 1, ["agent.delta=9"], episodes=500))
             if agent == "tmc":  # against VBC, which wins as much, and SchedNet, which wins less
                 entries += [entry(0.9 + off, 10, ["agent.delta=0"]), entry(0.8 + off, 5, ["agent.delta=1"])]
+                entries.append(entry(0.93 + off, 56, sweep.EVERY_MESSAGE["tmc"]))
                 chosen = {"vbc": ["agent.delta=0"], "schednet": ["agent.delta=1"]}
             else:
                 chosen = {agent: []}
@@ -83,6 +84,7 @@ def reported(tmp_path):
         ("message_reduction", 1 - 7 / 56),
         ("living_message_reduction", 1 - 3.5 / 42),
         ("win_gap_points", 1.0),
+        ("protocol_cost_points", 4.0),
         ("vbc_over_tmc_messages", 1.4),
         ("schednet_over_tmc_messages", 28 / 5),
         ("rank_heavy_loss", 1),
@@ -178,7 +180,8 @@ def test_a_table_of_half_a_sweep(reported, monkeypatch, capsys):
         sweep._write(path, one)
     measured = table.read(reported)
     table.claims(reported, measured, table.claimed(measured))
-    assert rows == ["tmc.message_reduction", "tmc.living_message_reduction", "tmc.win_gap_points"]
+    stand = ["message_reduction", "living_message_reduction", "win_gap_points", "protocol_cost_points"]
+    assert rows == [f"tmc.{name}" for name in stand]
     assert "no claim tmc.rank_heavy_loss: nothing is measured on a common seed" in capsys.readouterr().out
     assert table.losses(measured).axes
     assert "| tmc | - | 5 |" in table.table(measured)
@@ -332,8 +335,10 @@ def test_what_is_measured_of_a_run():
     jobs = sweep._jobs(data, "report")
     whole = [(words, channel) for words, channel, episodes in jobs if episodes == sweep.REPORT_EPISODES]
     assert whole[: len(sweep.CHANNELS)] == [(tuple(data["chosen"]), c) for c in sweep.CHANNELS]
-    assert whole[len(sweep.CHANNELS) :] == [(("agent.delta=1e+06",), "perfect")]
-    assert len(jobs) == len(set(jobs)) == 6 + len(sweep.settings("tmc")) - 1
+    every = sweep.EVERY_MESSAGE["tmc"]
+    assert whole[len(sweep.CHANNELS) :] == [(("agent.delta=1e+06",), "perfect"), (every, "perfect")]
+    assert every in sweep.settings("tmc")
+    assert len(jobs) == len(set(jobs)) == 7 + len(sweep.settings("tmc")) - 2
     assert sweep._jobs({"agent": "qmix", "chosen": [], "matched": {}}, "report") == [((), "perfect", 2000)]
     assert len(sweep._jobs({"agent": "ac(heavy)", "chosen": [], "matched": {}}, "report")) == 5
     assert len(sweep._jobs({"agent": "tmc encoder=mlp"}, "tune")) == len(sweep.settings("tmc"))
