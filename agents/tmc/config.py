@@ -28,7 +28,7 @@ class Config(MessageConfig):
     # messages does not matter. absolute: the paper's squared distance, summed over agents.
     # released: relative, a running sum that is never reset within an episode, divided by B N A.
     smoothing: Literal["relative", "absolute", "released"] = "relative"
-    smoothing_weight: float = 1.0  # lambda_s, >= 0; CHOICE, the paper's is not known: tuned in experiments/tmc
+    smoothing_weight: float = 1.0  # lambda_s, >= 0; CHOICE, tuned: experiments/tmc
     betas: tuple[float, ...] = (0.5, 1.0, 1.5)  # each >= 0; oldest first, w_s of them; released code
 
     # DEVIATION: exp(-sharpness gap), bounded, over available actions (CHOICE), mean over agents and steps.
