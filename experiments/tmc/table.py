@@ -386,7 +386,7 @@ def page(paths: Sequence[Path], measured: Measured) -> str:
     there = [name for name in names if (HERE / "plots" / f"{name}.png").is_file()]
     pictures = "\n\n".join(f"![{names[name]}](plots/{name}.png)" for name in there)
     tried = forms(evaluations())
-    tried = f"Other forms of TMC, tuning seeds:\n\n{tried}\n" if tried else ""
+    tried = f"Other settings, tuning seeds:\n\n{tried}\n" if tried else ""
     alike = (
         f"Messages where both win as much (matched: within {100 * NEAR:.0f} points):\n\n{compared(measured)}"
     )
