@@ -47,7 +47,9 @@ GRIDS: dict[str, tuple[dict[str, Sequence[float]], ...]] = {
     "tmc": (
         {"delta": (0.0, 0.05, 0.1, 0.15, 0.224, 0.35, 0.5, 0.75, 1.0), "timeout": (6,), "window": (12,)},
         {"delta": (0.1, 0.224, 0.5, 1.0), "timeout": (12,), "window": (24,)},
-        {"delta": (0.15, 0.224, 0.35, 0.5, 0.75), "timeout": (24,), "window": (48,)},
+        {"delta": (0.15, 0.224, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0), "timeout": (24,), "window": (48,)},
+        {"delta": (1.5, 2.0, 3.0), "timeout": (6,), "window": (12,)},
+        {"delta": (1.5, 2.0, 3.0), "timeout": (12,), "window": (24,)},
         {"delta": (1e6,), "timeout": (6, 12, 24), "window": (24,)},
     ),
     "vbc": (
