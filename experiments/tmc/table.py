@@ -148,10 +148,16 @@ def _rank(m: Measured, channel: str) -> Derived:
 
     The value (and low end) counts those whose difference has its whole 95 % interval above 0: within the
     interval of the best is rank 1. The high end counts all whose difference is above 0.
+
+    Raises:
+        MarlError: there is nobody to compare with.
     """
     ours, surely, perhaps = cells(m, "tmc", wins, channel), 1, 1
     runs = estimate(ours).runs
-    for agent in _ranked(m, channel):
+    others = _ranked(m, channel)
+    if not others:
+        raise MarlError("nobody else is measured on every seed of TMC")
+    for agent in others:
         more = pairwise(ours, cells(m, agent, wins, channel), lambda a, b: b - a)
         value, low, _ = estimate(more).numbers()
         perhaps += value > 0

@@ -246,6 +246,13 @@ def test_a_silent_team_is_in_every_rank_by_its_one_measurement(reported):
     assert table._rank(measured, "heavy")[0] == 2  # 85 % without messages, TMC 80 % under heavy losses
 
 
+def test_nobody_to_compare_with_is_no_rank(reported):
+    measured = table.read(reported)
+    others = [m for m in measured if m["agent"] == "tmc" or m["seed"] != 0]
+    with pytest.raises(MarlError, match="nobody else is measured on every seed"):
+        table._rank(others, "heavy")
+
+
 def test_messages_are_compared_where_both_win_as_much(reported):
     measured = table.read(reported)
     assert [table.likeness(measured, rival, ENV) for rival in ("vbc", "schednet")] == ["matched", "fewer"]
