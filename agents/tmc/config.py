@@ -34,8 +34,8 @@ class Config(MessageConfig):
     # DEVIATION: exp(-sharpness gap), bounded, over available actions (CHOICE), mean over agents and steps.
     # gap: the paper's, minus the gap. released: over all actions, summed over agents, divided by 192.
     confidence: Literal["exponential", "gap", "released"] = "exponential"
-    # lambda_r, >= 0; CHOICE, the paper's is not known. At 0.005 the gaps of a first, random ranking
-    # of actions can grow before rewards are seen, and nothing is learned (experiments/tmc: scouted_forms).
+    # lambda_r, >= 0; CHOICE, the paper's is not known: small, since a large one widens the gaps of a first,
+    # random ranking of actions before any reward is seen.
     confidence_weight: float = 0.0005
     sharpness: float = 25.0  # of exp(-sharpness gap), > 0; released code
 
