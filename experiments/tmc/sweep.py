@@ -8,7 +8,8 @@ experiments/tmc/raw/eval/<run_id>.json, whose entries are kept: the same command
 two processes with `--share 1/2` and `--share 2/2`. The threshold of a method on a world is chosen by
 `choose`, from the tuning runs alone, of seeds that nobody reports, once all of them are measured. `matched`
 chooses for two methods that are compared by their messages: each at its fewest that still win what both can
-win. What was chosen stands in the file (`chosen`, `matched`).
+win. What was chosen stands in the file (`chosen`, `matched`). Its commit, hardware and date are those of its
+first entry; an entry that was made at another commit or on another machine has its own.
 """
 
 from __future__ import annotations
@@ -38,6 +39,7 @@ from marl.types import Act, Agent, Carry, Env, TimeStep
 
 HERE = ROOT / "experiments" / "tmc"
 CHANNELS = ("perfect", "light", "medium", "heavy", "gilbert_elliott")  # the last at the paper's 15.6 %
+TUNE_SEEDS = (100, 101)  # of the parts that choose, in study.yaml
 TUNE_EPISODES, REPORT_EPISODES, SWEEP_EPISODES = 1000, 2000, 500
 BATCH = 500  # worlds at a time; changes no episode
 _SEED = 7_000  # of the episodes: the same for all methods of a training seed
@@ -50,12 +52,14 @@ GRIDS: dict[str, tuple[dict[str, Sequence[float]], ...]] = {
         {"delta": (0.15, 0.224, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0), "timeout": (24,), "window": (48,)},
         {"delta": (1.5, 2.0, 3.0), "timeout": (6,), "window": (12,)},
         {"delta": (1.5, 2.0, 3.0), "timeout": (12,), "window": (24,)},
+        {"delta": (0.85,), "timeout": (24,), "window": (48,)},
+        {"delta": (0.75, 0.85, 1.0, 1.25), "timeout": (48,), "window": (96,)},
         {"delta": (1e6,), "timeout": (6, 12, 24), "window": (24,)},
     ),
     "vbc": (
         {
-            "request_gap": (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 1e6),
-            "reply_deviation": (0.0, 0.1),
+            "request_gap": (0.05, 0.075, 0.1, 0.15, 0.2, 0.5, 1.0, 1e6),
+            "reply_deviation": (0.0, 0.02, 0.05, 0.1, 0.15, 0.2, 0.3),
         },
     ),
     "schednet": ({"k": (1, 2, 3)},),
@@ -211,29 +215,30 @@ Means = dict[tuple[str, ...], tuple[float, float]]  # by setting: wins and messa
 
 
 def tuned(measured: Sequence[dict[str, Any]], env: str, agent: str) -> Means:
-    """What every setting of a method gave, mean over the tuning seeds that it shares with all-to-all.
+    """What every setting of a method gave, mean over TUNE_SEEDS.
 
     Settings that were not measured on all of these seeds are left out.
 
     Raises:
-        MarlError: nothing was tuned.
+        MarlError: one of the seeds is not trained or not measured.
     """
-    mine, everybody = (_tuning_entries(measured, env, name) for name in (agent, "ac"))
-    seeds = sorted(set(mine) & set(everybody))
-    whole = set.intersection(*(set(mine[seed]) for seed in seeds)) if seeds else set()
-    if not whole:
-        raise MarlError(f"{agent} on {env} is not tuned: run python -m experiments.tmc.sweep tune first")
+    mine = tuning_entries(measured, env, agent)
+    for seed in TUNE_SEEDS:
+        if not mine.get(seed):
+            fix = "run python -m experiments.tmc.sweep tune first"
+            raise MarlError(f"{agent} on {env} is not tuned on seed {seed}: {fix}")
+    whole = set.intersection(*(set(mine[seed]) for seed in TUNE_SEEDS))
     return {
         words: (
-            float(np.mean([wins(mine[seed][words]) for seed in seeds])),
-            float(np.mean([messages(mine[seed][words]) for seed in seeds])),
+            float(np.mean([wins(mine[seed][words]) for seed in TUNE_SEEDS])),
+            float(np.mean([messages(mine[seed][words]) for seed in TUNE_SEEDS])),
         )
-        for words in mine[seeds[0]]
+        for words in mine[TUNE_SEEDS[0]]
         if words in whole
     }
 
 
-def _tuning_entries(
+def tuning_entries(
     measured: Iterable[dict[str, Any]], env: str, agent: str
 ) -> dict[int, dict[tuple[str, ...], Entry]]:
     """By seed and setting: what a method's tuning runs gave without loss."""
@@ -360,7 +365,11 @@ def _measure_missing(path: Path, data: dict[str, Any], what: str, folder: Path, 
     for job in todo:
         entry = measure(folder, *job)
         today = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-        data |= {"git": results.git(), "hardware": results.hardware(), "date": today}
+        made = {"git": results.git(), "hardware": results.hardware(), "date": today}
+        for name, value in made.items():
+            data.setdefault(name, value)
+        if made["git"] != data["git"] or made["hardware"] != data["hardware"]:
+            entry |= made  # than what was measured before
         data["entries"].append(entry)
         _write(path, data)
         shown = " ".join(job[0]).replace("agent.", "")

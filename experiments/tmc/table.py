@@ -21,6 +21,7 @@ from experiments.claims import ROOT, Derived, derive, machine, write_claim
 from experiments.tmc.cells import Cells, Measured, any_entry, cells, estimate, methods, pairwise, read
 from experiments.tmc.figures import losses, pareto
 from experiments.tmc.sweep import (
+    BY_RETURN,
     CHANNELS,
     EVERY_MESSAGE,
     HERE,
@@ -28,15 +29,18 @@ from experiments.tmc.sweep import (
     REPORT_EPISODES,
     RIVALS,
     SILENT,
+    TUNE_SEEDS,
     Entry,
     best,
     evaluations,
     fewest,
     living_talk,
     messages,
+    runs,
     talk,
     talk_picture,
     tuned,
+    tuning_entries,
     wins,
 )
 from marl import plots
@@ -144,7 +148,7 @@ def rank_gilbert_elliott_loss(*paths: Path) -> Derived:
 
 
 def _rank(m: Measured, channel: str) -> Derived:
-    """1 + methods that win more than TMC over a channel.
+    """1 + methods that win more than TMC over a channel, of those that have every seed of TMC.
 
     The value (and low end) counts those whose difference has its whole 95 % interval above 0: within the
     interval of the best is rank 1. The high end counts all whose difference is above 0.
@@ -255,27 +259,48 @@ def lost(measured: Measured) -> str:
 
 
 def forms(measured: Measured) -> str:
-    """Markdown, a row per world and form of TMC, on tuning seeds; "" where there are none."""
-    lines = ["| world | form | most wins | threshold | wins | messages per agent-step |", "|" + "---|" * 6]
+    """Markdown, a row per world and form of a method, on tuning seeds; "" where there are none."""
+    head = "| world | form | most wins | threshold | wins, a seed each | messages per agent-step |"
+    lines = [head, "|" + "---|" * 6]
     for env in sorted({m["env"] for m in measured if m["part"].endswith("_forms")}):
-        names = {m["agent"] for m in measured if m["env"] == env and m["part"].endswith("_forms")}
-        try:
-            all_to_all = tuned(measured, env, "ac")
-            found = {name: tuned(measured, env, name) for name in ("tmc", *sorted(names))}
-        except MarlError:
-            continue
-        ((level, everybody),) = all_to_all.values()  # it has one setting
-        for name, means in found.items():
+        names = sorted({m["agent"] for m in measured if m["env"] == env and m["part"].endswith("_forms")})
+        plain = dict.fromkeys(name.split()[0] for name in names)
+        for name in sorted([*plain, *names]):
+            try:
+                ((level, everybody),) = tuned(measured, env, "ac").values()  # it has one setting
+                means = tuned(measured, env, name)
+            except MarlError as error:
+                print(f"no row of {name} on {env}: {error}")
+                continue
             words = fewest(means, level)
-            won, sent = means[words]
-            row = [env, name, f"{best(means):.3f}", _shown(words), f"{won:.3f}", f"{sent / everybody:.2f}"]
+            by = tuning_entries(measured, env, name)
+            each = ", ".join(f"{wins(by[seed][words]):.3f}" for seed in TUNE_SEEDS)
+            row = [env, name, f"{best(means):.3f}", _shown(words), each, f"{means[words][1] / everybody:.2f}"]
             lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n" if len(lines) > 2 else ""
 
 
+def looked_at(raw: Path = HERE / "scout" / "raw") -> str:
+    """Markdown, a row per world: what all-to-all and silence reached there, a number per seed."""
+    by: dict[str, dict[str, list[float]]] = {}
+    for run in sorted(runs(raw), key=lambda run: (run["env"], run["seed"])):
+        found = json.loads((raw / f"{run['run_id']}.json").read_text())
+        name = "success" if "success" in found["columns"] and run["env"] not in BY_RETURN else "return"
+        column = found["columns"].index(name)
+        mean = sum(row[column] for row in found["episodes"]) / len(found["episodes"])
+        kind = "silent" if run["agent"] in SILENT else "open"
+        by.setdefault(f"{run['env']} ({name})", {}).setdefault(kind, []).append(mean)
+    lines = ["| world | all-to-all | silence |", "|---|---|---|"]
+    for env, scores in by.items():
+        shown = [", ".join(f"{x:.3f}" for x in scores.get(kind, [])) or "-" for kind in ("open", "silent")]
+        lines.append("| " + " | ".join([env, *shown]) + " |")
+    return "\n".join(lines) + "\n"
+
+
 def made(paths: Sequence[Path]) -> dict[str, str]:
-    """Commit, hardware and date that the raw files name."""
+    """Commits, hardware and dates that the raw files and their entries name."""
     raws = [json.loads(path.read_text()) for path in paths]
+    raws += [entry for raw in raws for entry in raw["entries"] if "git" in entry]
     commits = {str(raw["git"]["commit"]) + " with changes" * bool(raw["git"]["dirty"]) for raw in raws}
     return {
         "commit": ", ".join(sorted(commits)),
@@ -351,31 +376,38 @@ def _counts(name: str, agent: str) -> bool:
 
 
 def _write_row(name: str, paths: Sequence[Path], rival: str) -> None:
-    """One row.
+    """One row, of the seeds that all who are compared have.
 
     Raises:
         MarlError: something that it needs is not measured.
     """
     test, what = _CLAIMS[name]
     found, other = read(paths), _other(name)
-    won = {a: estimate(cells(found, a, wins, rival=rival)) for a in ("tmc", other) if a}
-    shown = [f"{a} {100 * float(one.value):.1f} %" for a, one in won.items()]
+    won = {a: cells(found, a, wins, rival=rival) for a in ("tmc", other) if a}
+    seeds = set.intersection(*map(set, won.values()))
+    shown = [
+        f"{a} {100 * float(estimate({key: w[key] for key in seeds}).value):.1f} %" for a, w in won.items()
+    ]
     if not other:
         channel = name.removeprefix("rank_").removesuffix("_loss")
-        what = f"{what}, against {', '.join(_ranked(found, channel))}"
+        there = _ranked(found, channel)
+        what = f"{what}, against {', '.join(there)}"
+        left = sorted({m["agent"] for m in found} - {"tmc", *there})
+        what += f" (without {', '.join(left)}: not on every seed)" if left else ""
     worlds = sorted({m["env"] for m in found})
+    raw = [path for path, m in zip(paths, found, strict=True) if (m["env"], m["seed"]) in seeds]
     derive_with = f"experiments.tmc.table:{name}"
     write_claim(
         id=f"tmc.{name}",
         unit="points" if "points" in name else "x" if "over" in name else "1",
         test=test,
         derive_with=derive_with,
-        raw=[str(path.relative_to(ROOT)) for path in paths],
+        raw=[str(path.relative_to(ROOT)) for path in raw],
         command=COMMAND,
         note=f"{what}; {', '.join(worlds)}; IQM over seeds of {REPORT_EPISODES:,} paired greedy "
         f"episodes, thresholds chosen on other seeds; wins without loss: {', '.join(shown)}",
-        trial=derive(derive_with, [str(path) for path in paths])[3] < tables.CLAIM_SEEDS,
-        made=made(paths),
+        trial=derive(derive_with, [str(path) for path in raw])[3] < tables.CLAIM_SEEDS,
+        made=made(raw),
     )
 
 
@@ -392,7 +424,8 @@ def page(paths: Sequence[Path], measured: Measured) -> str:
     there = [name for name in names if (HERE / "plots" / f"{name}.png").is_file()]
     pictures = "\n\n".join(f"![{names[name]}](plots/{name}.png)" for name in there)
     tried = forms(evaluations())
-    tried = f"Other settings, tuning seeds:\n\n{tried}\n" if tried else ""
+    tried = f"Other settings, tuning seeds (trials):\n\n{tried}\n" if tried else ""
+    tried += f"Worlds that were looked at, a number per seed (trials):\n\n{looked_at()}\n"
     alike = (
         f"Messages where both win as much (matched: within {100 * NEAR:.0f} points):\n\n{compared(measured)}"
     )

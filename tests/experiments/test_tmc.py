@@ -265,6 +265,11 @@ def test_messages_are_compared_where_both_win_as_much(reported):
 # Choosing
 
 
+def on_both(agent, entries, part="battle_tune", env=ENV):
+    """The same measurements on both tuning seeds."""
+    return [run(agent, seed, entries, part, env) for seed in sweep.TUNE_SEEDS]
+
+
 def test_the_threshold_with_the_fewest_messages_that_costs_little():
     grid = [(0.90, 50, "0"), (0.89, 20, "0.1"), (0.88, 9, "0.2"), (0.80, 5, "0.5")]
 
@@ -272,10 +277,10 @@ def test_the_threshold_with_the_fewest_messages_that_costs_little():
         mine = [entry(won + shift, sent, [f"agent.delta={d}"], episodes=500) for won, sent, d in grid]
         other = [entry(0.1, 1, ["agent.delta=0.9"], episodes=500)]
         return [
-            run("tmc", 100, mine, "battle_tune"),
-            run("ac", 100, [entry(0.90, 56, episodes=500)], "battle_tune"),
+            *on_both("tmc", mine),
+            *on_both("ac", [entry(0.90, 56, episodes=500)]),
             run("tmc", 0, other),  # a reported seed, which must not matter
-            run("tmc", 100, other, "battle_tune", env="battle/3m"),
+            *on_both("tmc", other, env="battle/3m"),
         ]
 
     assert sweep.choose(tuned(), ENV, "tmc") == ("agent.delta=0.1",)
@@ -285,18 +290,21 @@ def test_the_threshold_with_the_fewest_messages_that_costs_little():
         sweep.choose(tuned(), ENV, "vbc")
 
 
-def test_settings_are_compared_on_the_seeds_of_all_to_all():
-    """Seed 101 of TMC lacks a setting, and seed 102 has no all-to-all beside it."""
+def test_settings_are_compared_on_both_tuning_seeds():
+    """Seed 101 of TMC lacks a setting; seed 102 is nobody's tuning seed; VBC has one of the two alone."""
     few = [entry(0.9, 50, ["agent.delta=0"]), entry(0.8, 9, ["agent.delta=1"])]
     measured = [
         run("tmc", 100, few, "battle_tune"),
         run("tmc", 101, [entry(0.7, 40, ["agent.delta=0"])], "battle_tune"),
         run("tmc", 102, [entry(0.1, 1, ["agent.delta=0"])], "battle_tune"),
-        *(run("ac", seed, [entry(0.9, 56)], "battle_tune") for seed in (100, 101)),
+        run("vbc", 100, few, "battle_tune"),
+        *on_both("ac", [entry(0.9, 56)]),
     ]
     assert sweep.tuned(measured, ENV, "tmc") == {("agent.delta=0",): (pytest.approx(0.8), 45.0)}
-    with pytest.raises(MarlError, match=r"tmc .*sweep tune"):
-        sweep.tuned(measured[:3], ENV, "tmc")
+    with pytest.raises(MarlError, match=r"vbc .*not tuned on seed 101: .*sweep tune"):
+        sweep.tuned(measured, ENV, "vbc")
+    with pytest.raises(MarlError, match=r"ac .*not tuned on seed 100"):
+        sweep.choose(measured[:4], ENV, "tmc")
 
 
 def test_nothing_is_chosen_before_all_tuning_runs_of_a_world_are_measured(monkeypatch):
@@ -320,20 +328,19 @@ def test_nothing_is_chosen_before_all_tuning_runs_of_a_world_are_measured(monkey
 
 def test_two_methods_are_compared_at_the_fewest_messages_that_win_what_both_can():
     def tuning(name, grid):
-        mine = [entry(won, sent, [f"agent.x={x}"], episodes=500) for won, sent, x in grid]
-        return run(name, 100, mine, "battle_tune")
+        return on_both(name, [entry(won, sent, [f"agent.x={x}"], episodes=500) for won, sent, x in grid])
 
     measured = [
-        tuning("tmc", [(0.95, 50, 0), (0.90, 20, 1), (0.71, 9, 2), (0.60, 5, 3)]),
-        tuning("schednet", [(0.70, 14, 1), (0.72, 28, 2)]),
-        tuning("vbc", [(0.96, 40, 0), (0.94, 30, 1)]),
-        run("ac", 100, [entry(0.95, 56, episodes=500)], "battle_tune"),
+        *tuning("tmc", [(0.95, 50, 0), (0.90, 20, 1), (0.71, 9, 2), (0.60, 5, 3)]),
+        *tuning("schednet", [(0.70, 14, 1), (0.72, 28, 2)]),
+        *tuning("vbc", [(0.96, 40, 0), (0.94, 30, 1)]),
+        *on_both("ac", [entry(0.95, 56, episodes=500)]),
     ]
     words = {rival: sweep.matched(measured, ENV, rival) for rival in ("schednet", "vbc")}
     assert words["schednet"] == {"tmc": ("agent.x=2",), "schednet": ("agent.x=2",)}  # 72 % less the margin
     assert words["vbc"] == {"tmc": ("agent.x=0",), "vbc": ("agent.x=1",)}
     with pytest.raises(MarlError, match="schednet"):
-        sweep.matched(measured[:1] + measured[2:], ENV, "schednet")
+        sweep.matched([m for m in measured if m["agent"] != "schednet"], ENV, "schednet")
 
 
 def test_what_is_measured_of_a_run():
@@ -436,21 +443,60 @@ def test_messages_between_living_agents_are_counted_by_hand():
     assert (witness.sent, witness.pairs) == (2 * (2 + 2 + 4), 2 * (2 + 2 + 6))
 
 
-def test_other_forms_of_tmc_are_shown_at_their_own_thresholds():
+def test_other_forms_of_tmc_are_shown_at_their_own_thresholds(capsys):
     """On seeds of tuning: TMC 90 % with 14 of 56 messages; a form that never wins so much, at its best."""
 
     def tuning(name, part, grid):
-        mine = [entry(won, sent, [f"agent.delta={d}"]) for won, sent, d in grid]
-        return run(name, 100, mine, part)
+        return on_both(name, [entry(won, sent, [f"agent.delta={d}"]) for won, sent, d in grid], part)
 
     measured = [
-        run("ac", 100, [entry(0.9, 56)], "battle_tune"),
-        tuning("tmc", "battle_tune", [(0.92, 50, 0), (0.9, 14, 1), (0.5, 7, 2)]),
-        tuning("tmc encoder=mlp", "battle_forms", [(0.7, 50, 0), (0.69, 28, 1), (0.3, 7, 2)]),
+        *on_both("ac", [entry(0.9, 56)]),
+        *tuning("tmc", "battle_tune", [(0.92, 50, 0), (0.9, 14, 1), (0.5, 7, 2)]),
+        *tuning("tmc encoder=mlp", "battle_forms", [(0.7, 50, 0), (0.69, 28, 1), (0.3, 7, 2)]),
+        *tuning("tmc betas=1", "battle_forms", [(0.7, 50, 0)])[:1],  # half of it is not trained yet
     ]
     rows = table.forms(measured).splitlines()[2:]
     assert rows == [
-        f"| {ENV} | tmc | 0.920 | delta=1 | 0.900 | 0.25 |",
-        f"| {ENV} | tmc encoder=mlp | 0.700 | delta=1 | 0.690 | 0.50 |",
+        f"| {ENV} | tmc | 0.920 | delta=1 | 0.900, 0.900 | 0.25 |",
+        f"| {ENV} | tmc encoder=mlp | 0.700 | delta=1 | 0.690, 0.690 | 0.50 |",
     ]
-    assert table.forms(measured[1:]) == ""  # nobody to compare with
+    assert "no row of tmc betas=1" in capsys.readouterr().out
+    assert table.forms(measured[2:]) == ""  # nobody to compare with
+
+
+def test_an_entry_of_another_commit_says_so(tmp_path, monkeypatch):
+    """Three settings, the first at commit a, the others at b: the file keeps a, they carry b."""
+    commits = iter("abb")
+    monkeypatch.setattr(sweep.results, "git", lambda: {"commit": next(commits), "dirty": False})
+    monkeypatch.setattr(sweep, "measure", lambda folder, words, channel, episodes: entry(0.9, 5, words))
+    monkeypatch.setattr(sweep, "settings", lambda agent: [(), ("agent.k=1",), ("agent.k=2",)])
+    data = run("schednet", 100, []) | {"part": "battle_tune"}
+    for name in ("git", "hardware", "date"):
+        del data[name]
+    path = tmp_path / "schednet-100.json"
+    sweep._measure_missing(path, data, "tune", tmp_path, changed=False)
+    found = json.loads(path.read_text())
+    assert found["git"]["commit"] == "a"
+    assert [e.get("git", {}).get("commit") for e in found["entries"]] == [None, "b", "b"]
+    assert table.made([path])["commit"] == "a, b"
+
+
+def test_worlds_that_were_looked_at_are_shown_with_every_seed():
+    shown = table.looked_at()
+    assert "| battle/3m cone=true (success) | 0.997" in shown
+    assert "| battle/3s_vs_4z (success) | 0.109" in shown
+
+
+def test_a_claim_is_of_the_seeds_that_both_have(reported, monkeypatch):
+    """All-to-all of seed 4 is missing: neither the wins in the note nor the raw files are of it."""
+    rows = []
+    monkeypatch.setattr(table, "ROOT", reported[0].parent)
+    monkeypatch.setattr(table, "HERE", reported[0].parent)
+    monkeypatch.setattr(table, "write_claim", lambda **row: rows.append(row))
+    paths = [path for path in reported if path.stem != "ac-4"]
+    measured = table.read(paths)
+    table.claims(paths, measured, table.claimed(measured))
+    by = {row["id"]: row for row in rows}
+    assert "tmc 88.5 %, ac 89.5 %" in by["tmc.win_gap_points"]["note"]
+    assert len(by["tmc.win_gap_points"]["raw"]) == 8
+    assert "(without ac: not on every seed)" in by["tmc.rank_heavy_loss"]["note"]
