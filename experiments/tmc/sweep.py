@@ -94,7 +94,8 @@ def runs(raw: Path = HERE / "raw") -> list[dict[str, Any]]:
             words = dict(word.split("=", 1) for word in data["overrides"])
             trained = words.get("train_channel")
             world = [w.removeprefix("env.") for w in data["overrides"] if w.startswith("env.")]
-            own = [w for w in data["overrides"] if w.startswith("agent.") and data["part"].endswith("_forms")]
+            named = ("agent.", "total_steps=") if data["part"].endswith("_longer_forms") else ("agent.",)
+            own = [w for w in data["overrides"] if w.startswith(named) and data["part"].endswith("_forms")]
             form = " ".join(w.removeprefix("agent.") for w in own)
             agent = words["agent"] + (f"({trained})" if trained else "") + (f" {form}" if form else "")
             about = {"env": " ".join([words["env"], *world]), "agent": agent, "seed": data["seed"]}
