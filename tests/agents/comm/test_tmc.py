@@ -14,6 +14,7 @@ from marl.errors import MarlError
 from marl.evaluate import evaluate
 from marl.rng import Rng
 from marl.rollout import Rollout
+from marl.value import td_loss
 
 CPU = torch.device("cpu")
 BETAS = (0.5, 1.0, 1.5)
@@ -142,20 +143,31 @@ def test_confidence_is_a_mean_over_steps_and_differentiable(make_spec, make_batc
     )
 
 
-def test_an_update_adds_both_losses_with_their_weights(make_spec, make_talk):
-    spec = make_spec()
-    batch = make_talk(spec)
-    team = build(spec, smoothing_weight=0.3, confidence_weight=0.7)
+@pytest.mark.parametrize(
+    ("smoothing", "confidence"),
+    [("relative", "exponential"), ("absolute", "gap"), ("released", "released")],
+)
+def test_an_update_adds_both_losses_with_their_weights(make_spec, make_talk, smoothing, confidence):
+    """Of the messages and of Q_glb, not of local values, gradients included; the TD loss is that of AC."""
+    spec, betas = make_spec(), (0.2, 0.9)
+    batch, rng = make_talk(spec), Rng(0).stream("update", 1)
+    changes = {"smoothing": smoothing, "confidence": confidence, "betas": betas}
+    changes |= {} if confidence == "gap" else {"sharpness": 3.0}
+    team = build(spec, smoothing_weight=0.3, confidence_weight=0.7, **changes)
     x = team.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
-    look = team._look(team.online, x, batch)
-    own = team._own_losses(look, batch)
-    metrics = team.update(batch, rng=Rng(0).stream("update", 1))
-    expected = metrics["td_loss"] + 0.3 * own["smoothing"][1] + 0.7 * own["confidence"][1]
-    torch.testing.assert_close(metrics["loss"], expected.detach())
-    plain = build(spec, AC)
-    torch.testing.assert_close(
-        plain.update(batch, rng=Rng(0).stream("update", 1))["loss"], metrics["td_loss"]
-    )
+    look, filled = team._look(team.online, x, batch), batch.filled_BT
+    _, message_BTNA, _ = team.online.agents.listen(x, batch.start_BT)
+    smooth = smoothing_loss(message_BTNA, filled, batch.start_BT, betas, form=smoothing)
+    confident = confidence_loss(look.q_BTNA, batch.avail_BTNA, filled, form=confidence, sharpness=3.0)
+    td = td_loss(*team._values_and_targets(batch, x, look), filled, kind=team.config.td_loss)
+    loss = td + 0.3 * smooth + 0.7 * confident
+    slopes = torch.autograd.grad(loss, list(team.online.parameters()))
+    metrics = team.update(batch, rng=rng)
+    torch.testing.assert_close(metrics["smoothing"], smooth.detach())
+    torch.testing.assert_close(metrics["confidence"], confident.detach())
+    torch.testing.assert_close(metrics["td_loss"], build(spec, AC).update(batch, rng=rng)["loss"])
+    torch.testing.assert_close(metrics["loss"], loss.detach())
+    torch.testing.assert_close(metrics["grad_norm"], torch.cat([s.flatten() for s in slopes]).norm())
 
 
 # The protocol
