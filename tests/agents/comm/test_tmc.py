@@ -177,11 +177,13 @@ class InUse(PerfectLink):
     testing = True
 
 
-def walk(team, spec, make_step, steps, link, B=2):
+def walk(team, spec, make_step, steps, link, B=2, alive=None):
     """Acts on fixed random observations; (action values, message, mask of what arrived) of every step."""
     carry, stream, log = team.initial_carry(B), Rng(3).stream("act", B), []
     for t in range(steps):
         ts = make_step(spec, B=B, seed=t)
+        if alive is not None:
+            ts.alive_BN = alive[t].expand(B, -1)
         said, carry = team._speak(ts, carry)
         link.begin(stream.fold(0, t))
         talk = team._protocol if link.testing else team._talk_to_all
@@ -201,6 +203,34 @@ def test_threshold_0_over_a_perfect_link_is_the_training_forward(make_spec, make
     for (a, *_), (b, *_) in zip(used, trained, strict=True):
         torch.testing.assert_close(a, b)
     assert used[3][2].sum() == 2 * 6  # everything was sent
+
+
+@pytest.mark.parametrize("dead_talk", [True, False])
+def test_and_it_still_is_after_a_death(make_spec, make_step, dead_talk):
+    """Agent 1 dies at step 8, agent 2 is away from step 5 to 7; what they said is younger than the window."""
+    spec, alive = make_spec(), torch.ones(16, 3, dtype=torch.bool)
+    alive[8:, 1] = alive[5:8, 2] = False
+    team = build(spec, delta=0.0, dead_talk=dead_talk)
+    used = walk(team, spec, make_step, 16, InUse(CPU), alive=alive)
+    trained = walk(team, spec, make_step, 16, PerfectLink(CPU), alive=alive)
+    for t, ((a, _, sent, _), (b, said, wanted, _)) in enumerate(zip(used, trained, strict=True)):
+        torch.testing.assert_close(a, b)
+        assert torch.equal(sent, wanted)
+        heard = said.message_BNA if dead_talk else said.message_BNA * alive[t, :, None]
+        others = heard.sum(1, keepdim=True) - heard
+        torch.testing.assert_close(a, said.local_BNA + others / 2)
+
+
+def test_what_the_dead_did_not_say_was_not_sent(make_spec, make_step):
+    """Who returns sends what changed while it was silent, and waits no longer than the timeout."""
+    spec, alive = make_spec(), torch.ones(12, 3, dtype=torch.bool)
+    alive[2:10, 2] = False
+    team = build(spec, delta=math.inf, timeout=4, window=20, dead_talk=False)
+    log = walk(team, spec, make_step, 12, InUse(CPU), alive=alive)
+    assert [t for t in range(12) if log[t][2][0, 0, 1]] == [3, 7, 11]
+    assert [t for t in range(12) if log[t][2][0, 0, 2]] == [10]
+    for t in range(2, 10):
+        assert (log[t][3]["sent_BNA"][:, 2] == 0).all()
 
 
 @pytest.mark.parametrize("timeout", [1, 4, 7])
