@@ -2,12 +2,14 @@
 
 import dataclasses
 import json
+import pkgutil
 
 import numpy as np
 import pytest
 import torch
 
 from marl import cli, compose
+from marl.agents import ac, commnet, schednet, tarmac, tmc, vbc
 from marl.agents.ic3net import Config as IC3Net
 from marl.agents.iql import Config as IQL
 from marl.channel import Bernoulli, Bursts, GilbertElliott, Perfect, PerfectLink, mean_burst, stationary_loss
@@ -20,6 +22,16 @@ from marl.rng import Rng
 from marl.rollout import Rollout
 
 CPU = torch.device("cpu")
+# Of every team that talks: its config, and features of a message (None: the world's actions).
+TEAMS = {
+    "ac": (ac.Config(hidden=8), None),
+    "tmc": (tmc.Config(hidden=8, timeout=2), None),
+    "vbc": (vbc.Config(hidden=8), None),
+    "schednet": (schednet.Config(hidden=8), None),
+    "commnet": (commnet.Config(hidden=8, rounds=2), 8),
+    "ic3net": (IC3Net(hidden=8), 8),
+    "tarmac": (tarmac.Config(hidden=8), 16 + 32),
+}
 # Name, loss in the long run and mean burst, of the reference sheet.
 SHEET = [("light", 0.0115, 1.16), ("medium", 0.0842, 1.53), ("heavy", 0.1203, 1.37)]
 
@@ -168,29 +180,63 @@ def test_bandwidth_is_never_exceeded(bits, most):
     assert (talk(Perfect(bandwidth=96), 5, wanted=wanted)[1] == wanted).all()
 
 
-def test_counts_of_episodes_are_exact():
+@pytest.mark.parametrize("name", TEAMS)
+def test_counts_of_episodes_are_exact(name):
     """Summed by hand from a trace."""
-    env = Relay(max_leg=4, limit=7).build(num_envs=5, device=CPU)
-    agent = IC3Net(hidden=8).build(spec=env.spec, rng=Rng(0), device=CPU)
-    link = Bernoulli(loss=0.4).build(device=CPU)
-    link.trace = []
+    env, (config, features) = Relay(max_leg=4, limit=7).build(num_envs=5, device=CPU), TEAMS[name]
+    agent, link = config.build(spec=env.spec, rng=Rng(0), device=CPU), Bernoulli(loss=0.4).build(device=CPU)
+    link.testing, features = True, features or env.spec.n_actions
     rollout, sent, got, found = Rollout(env, agent, Rng(0), link=link), torch.zeros(5), torch.zeros(5), 0
-    lengths = torch.zeros(5)
+    exchanges = torch.zeros(5)
     for _ in range(60):
+        link.trace = []
         _, finished = rollout.step(1.0)
-        wanted, delivered = link.trace[-1]
-        sent, got, lengths = sent + wanted.sum((1, 2)), got + delivered.sum((1, 2)), lengths + 1
+        assert len(link.trace) == getattr(config, "rounds", 1)
+        for wanted, delivered in link.trace:
+            assert not (delivered & ~wanted).any()
+            sent, got, exchanges = sent + wanted.sum((1, 2)), got + delivered.sum((1, 2)), exchanges + 1
         if finished is None:
             continue
         done = rollout.ts.done_B
         assert finished["link.messages"].tolist() == sent[done].tolist()
         assert finished["link.delivered"].tolist() == got[done].tolist()
-        assert finished["link.bits"].tolist() == (sent[done] * 8 * 32).tolist()
-        torch.testing.assert_close(finished["link.talk"].float(), sent[done] / (6 * lengths[done]))
+        assert finished["link.bits"].tolist() == (sent[done] * features * 32).tolist()
+        torch.testing.assert_close(finished["link.talk"].float(), sent[done] / (6 * exchanges[done]))
         found += len(finished["env"])
-        sent[done] = got[done] = lengths[done] = 0
+        sent[done] = got[done] = exchanges[done] = 0
     assert found > 20
     assert 0 < link.statistics()["delivered"] < link.statistics()["messages"]
+
+
+@pytest.mark.parametrize("testing", [False, True])
+@pytest.mark.parametrize("name", TEAMS)
+def test_every_team_acts_on_what_arrives(monkeypatch, name, testing):
+    """Values or logits change where everything is lost, into those of a team of which nobody is heard."""
+    config, _ = TEAMS[name]
+    module = "marl.agents.schednet.team" if name == "schednet" else "marl.talk.team"
+    choose = "marl.comm.team.sample" if hasattr(config, "rounds") else f"{module}.epsilon_greedy"
+    original, seen = pkgutil.resolve_name(choose), []
+    monkeypatch.setattr(choose, lambda score, *rest: seen.append(score) or original(score, *rest))
+
+    class Silence(PerfectLink):
+        def send(self, message_BNM, wanted_BNN, carry):
+            return super().send(message_BNM, wanted_BNN & False, carry)
+
+    def play(link):
+        seen.clear()
+        env = Relay(max_leg=4, limit=7).build(num_envs=4, device=CPU)
+        agent = config.build(spec=env.spec, rng=Rng(0), device=CPU)
+        link.testing, rollout = testing, Rollout(env, agent, Rng(0), link=link)
+        arrived = sum(int(rollout.step(1.0)[0].extras["delivered"].sum()) for _ in range(6))
+        return torch.cat([score.flatten() for score in seen]), arrived, link.statistics()
+
+    heard, arrived, counts = play(Bernoulli(loss=0.0).build(device=CPU))
+    assert counts["messages"] == counts["delivered"] == arrived > 0
+    assert torch.equal(heard, play(PerfectLink(CPU))[0])
+    lost, arrived, counts = play(Bernoulli(loss=1.0).build(device=CPU))
+    assert counts["messages"] > counts["delivered"] == arrived == 0
+    assert torch.equal(lost, play(Silence(CPU))[0])
+    assert not torch.isclose(heard, lost).all()
 
 
 def test_links_begin_anew_with_every_episode_and_resume_bit_for_bit():

@@ -6,7 +6,7 @@
 | last sent, timer | sent_BNA, quiet_BN | what it last broadcast (0 at first), steps since then |
 | delta, timeout | config | send if the distance of m and last sent is above delta, or timer >= timeout |
 | buffer, age | kept_BNNA, age_BNN | newest message of each teammate (receiver, sender), steps since it came |
-| val | age <= window | the buffered message counts; else it contributes 0 |
+| val | valid_BNN | age <= window and the sender may talk: the buffered message counts, else it adds 0 |
 
 CHOICE: as in the released code a sender takes a message that was lost for sent: there is no acknowledgement.
 DEVIATION: buffers and timers are empty at every episode's start; the released code carries them on from one
@@ -48,11 +48,15 @@ class TMC(TalkingTeam):
         quiet_BN = carry["quiet_BN"] + 1
         changed_BN = torch.linalg.vector_norm(m_BNA - carry["sent_BNA"], dim=-1) > c.delta
         sends_BN = changed_BN | (quiet_BN >= c.timeout)
-        wanted_BNN = self._wanted(said.ts.alive_BN) & sends_BN[:, None]
+        if not c.dead_talk:
+            sends_BN = sends_BN & said.ts.alive_BN
+        talks_BNN = self._wanted(said.ts.alive_BN)
+        wanted_BNN = talks_BNN & sends_BN[:, None]
         received_BNNA, delivered_BNN, carry = link.send(m_BNA, wanted_BNN, carry)
         kept_BNNA = torch.where(delivered_BNN[..., None], received_BNNA, carry["kept_BNNA"])
         age_BNN = torch.where(delivered_BNN, 0, carry["age_BNN"] + 1)
-        q_BNA = self._net.combine_kept(said.local_BNA, kept_BNNA, age_BNN <= c.window)
+        valid_BNN = (age_BNN <= c.window) & talks_BNN  # who may not talk is not heard, as in training
+        q_BNA = self._net.combine_kept(said.local_BNA, kept_BNNA, valid_BNN)
         carry = carry | {
             "sent_BNA": torch.where(sends_BN[..., None], m_BNA, carry["sent_BNA"]),
             "quiet_BN": torch.where(sends_BN, 0, quiet_BN),

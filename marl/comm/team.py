@@ -216,8 +216,8 @@ class CommTeam:
                     steps += 1
         self.updates, self.steps = self.updates + 1, self.steps + int(batch.filled_BT.sum())
         pairs = (self._wanted(batch.alive_BTN, None) & batch.filled_BT[..., None, None]).sum()
-        talk = batch.extras["delivered"].float().mean(2).sum() / pairs.clamp(min=1)
-        metrics = {name: value / steps for name, value in sums.items()} | {"talk": talk}
+        arrived = batch.extras["delivered"].float().mean(2).sum() / pairs.clamp(min=1)  # link.talk: sent
+        metrics = {name: value / steps for name, value in sums.items()} | {"arrived": arrived}
         return metrics if self.pruner is None else metrics | self.pruner.metrics()
 
     @torch.no_grad()

@@ -22,6 +22,8 @@ class TalkConfig(ValueConfig):
 
     mixer: Literal["qmix", "vdn"] = "qmix"  # TMC's paper: qmix on SMAC, vdn elsewhere
     embed: int = 32  # features of QMIX's mixing layer, >= 1
+    # DEVIATION: the hypernetworks of TMC's released code are one layer. Here they are those of agent=qmix, so
+    # that teams differ in how they talk and not in how they mix.
     hyper_hidden: int = 64  # features of the hidden layer of QMIX's hypernetworks, >= 1; as agent=qmix
     dead_talk: bool = True  # agents that cannot act go on to send, as in TMC's released code
 

@@ -225,6 +225,20 @@ def test_a_lossy_link_is_replayed(signal):
     assert batch.extras["delivered"][:, :, 0, 0, 1].any()
 
 
+def test_the_share_that_arrived_is_of_living_pairs(make_spec, make_rollout):
+    spec = make_spec()
+    team, batch = _build(spec, "commnet", rounds=2), make_rollout(spec, rounds=2)
+    pairs, arrived = 0, 0.0
+    for b, t in batch.filled_BT.nonzero().tolist():
+        living = int(batch.alive_BTN[b, t].sum())
+        pairs += living * (living - 1)
+        arrived += batch.extras["delivered"][b, t].sum().item() / 2  # mean over rounds
+    metrics = _update(team, batch)
+    assert metrics["arrived"].item() == pytest.approx(arrived / pairs)
+    assert 0.3 < metrics["arrived"] < 0.7
+    assert "talk" not in metrics  # which is of what was sent, over all pairs
+
+
 @pytest.mark.parametrize("name", AGENTS)
 @pytest.mark.parametrize("chunk", [1, 4, 7, 99, 0])
 def test_chunks_continue_where_the_one_before_ended(make_spec, make_rollout, name, chunk):

@@ -5,9 +5,10 @@ import math
 
 import pytest
 import torch
+from torch.nn.utils import vector_to_parameters
 
 from marl.agents.schednet import Config
-from marl.agents.schednet.network import schedule_of
+from marl.agents.schednet.network import Critic, WeightGenerator, schedule_of
 from marl.channel import PerfectLink
 from marl.errors import MarlError
 from marl.rng import Rng
@@ -146,21 +147,39 @@ def test_past_schedules_at_an_episodes_last_observation(make_spec, make_talk):
             )
 
 
-def test_the_generator_climbs_the_critic(make_spec, make_talk):
-    """Its gradient is that of the mean worth of its weights, by finite differences; the critic stays."""
+def test_the_generator_climbs_the_critic(make_spec, make_talk, monkeypatch):
+    """An update's gradient is minus that of the mean worth of the weights, by central finite differences."""
     spec = make_spec()
-    team, batch = build(spec, generator_learning_rate=0.05), make_talk(spec)
+    team, batch = build(spec, generator_learning_rate=0.05, narrow=8), make_talk(spec)
+    optimiser, critics, seen = team._optimisers["generator"], team._optimisers["critic"].flat, {}
+    flat, apply = optimiser.flat, optimiser.apply
 
-    def worth():
-        weight = team.generator(batch.obs_BTNO)
-        value = team.critic(batch.state_BTS, team._averages(batch), weight)
-        return value[batch.filled_BT].mean()
+    def spy(*args):
+        vectors = {"slope": flat.grad, "before": flat.vector, "critic": critics.vector}
+        seen.update({name: x.detach().clone() for name, x in vectors.items()})
+        return apply(*args)
 
-    critic = [p.clone() for p in team.critic.parameters()]
-    before = worth().item()
-    team._optimisers["generator"].step(-worth())
-    assert worth().item() > before
-    assert all(torch.equal(a, b) for a, b in zip(critic, team.critic.parameters(), strict=True))
+    monkeypatch.setattr(optimiser, "apply", spy)
+    team.update(batch, rng=Rng(0).stream("update", 1))
+    assert torch.equal(critics.vector, seen["critic"])  # the critic takes no part in this step
+
+    generator = WeightGenerator(spec, team.config, torch.Generator()).double()
+    critic = Critic(spec, team.config, torch.Generator()).double()
+    critic.load_state_dict(team.critic.state_dict())
+    average = team._averages(batch).double()
+
+    @torch.no_grad()
+    def worth(vector):
+        vector_to_parameters(vector.double(), generator.parameters())
+        value = critic(batch.state_BTS.double(), average, generator(batch.obs_BTNO.double()))
+        return value[batch.filled_BT].mean().item()
+
+    before, h = seen["before"].double(), 1e-5
+    steps = h * torch.eye(len(before), dtype=torch.float64)
+    expected = torch.tensor([(worth(before + step) - worth(before - step)) / (2 * h) for step in steps])
+    assert expected.abs().max() > 0.01
+    torch.testing.assert_close(seen["slope"], -expected, rtol=1e-4, atol=1e-6)
+    assert worth(flat.vector) > worth(before)
 
 
 def test_targets_follow_softly(make_spec, make_talk):

@@ -14,6 +14,7 @@ from marl.errors import MarlError
 from marl.evaluate import evaluate
 from marl.rng import Rng
 from marl.rollout import Rollout
+from marl.value import td_loss
 
 CPU = torch.device("cpu")
 BETAS = (0.5, 1.0, 1.5)
@@ -142,20 +143,31 @@ def test_confidence_is_a_mean_over_steps_and_differentiable(make_spec, make_batc
     )
 
 
-def test_an_update_adds_both_losses_with_their_weights(make_spec, make_talk):
-    spec = make_spec()
-    batch = make_talk(spec)
-    team = build(spec, smoothing_weight=0.3, confidence_weight=0.7)
+@pytest.mark.parametrize(
+    ("smoothing", "confidence"),
+    [("relative", "exponential"), ("absolute", "gap"), ("released", "released")],
+)
+def test_an_update_adds_both_losses_with_their_weights(make_spec, make_talk, smoothing, confidence):
+    """Of the messages and of Q_glb, not of local values, gradients included; the TD loss is that of AC."""
+    spec, betas = make_spec(), (0.2, 0.9)
+    batch, rng = make_talk(spec), Rng(0).stream("update", 1)
+    changes = {"smoothing": smoothing, "confidence": confidence, "betas": betas}
+    changes |= {} if confidence == "gap" else {"sharpness": 3.0}
+    team = build(spec, smoothing_weight=0.3, confidence_weight=0.7, **changes)
     x = team.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
-    look = team._look(team.online, x, batch)
-    own = team._own_losses(look, batch)
-    metrics = team.update(batch, rng=Rng(0).stream("update", 1))
-    expected = metrics["td_loss"] + 0.3 * own["smoothing"][1] + 0.7 * own["confidence"][1]
-    torch.testing.assert_close(metrics["loss"], expected.detach())
-    plain = build(spec, AC)
-    torch.testing.assert_close(
-        plain.update(batch, rng=Rng(0).stream("update", 1))["loss"], metrics["td_loss"]
-    )
+    look, filled = team._look(team.online, x, batch), batch.filled_BT
+    _, message_BTNA, _ = team.online.agents.listen(x, batch.start_BT)
+    smooth = smoothing_loss(message_BTNA, filled, batch.start_BT, betas, form=smoothing)
+    confident = confidence_loss(look.q_BTNA, batch.avail_BTNA, filled, form=confidence, sharpness=3.0)
+    td = td_loss(*team._values_and_targets(batch, x, look), filled, kind=team.config.td_loss)
+    loss = td + 0.3 * smooth + 0.7 * confident
+    slopes = torch.autograd.grad(loss, list(team.online.parameters()))
+    metrics = team.update(batch, rng=rng)
+    torch.testing.assert_close(metrics["smoothing"], smooth.detach())
+    torch.testing.assert_close(metrics["confidence"], confident.detach())
+    torch.testing.assert_close(metrics["td_loss"], build(spec, AC).update(batch, rng=rng)["loss"])
+    torch.testing.assert_close(metrics["loss"], loss.detach())
+    torch.testing.assert_close(metrics["grad_norm"], torch.cat([s.flatten() for s in slopes]).norm())
 
 
 # The protocol
@@ -165,11 +177,13 @@ class InUse(PerfectLink):
     testing = True
 
 
-def walk(team, spec, make_step, steps, link, B=2):
+def walk(team, spec, make_step, steps, link, B=2, alive=None):
     """Acts on fixed random observations; (action values, message, mask of what arrived) of every step."""
     carry, stream, log = team.initial_carry(B), Rng(3).stream("act", B), []
     for t in range(steps):
         ts = make_step(spec, B=B, seed=t)
+        if alive is not None:
+            ts.alive_BN = alive[t].expand(B, -1)
         said, carry = team._speak(ts, carry)
         link.begin(stream.fold(0, t))
         talk = team._protocol if link.testing else team._talk_to_all
@@ -189,6 +203,34 @@ def test_threshold_0_over_a_perfect_link_is_the_training_forward(make_spec, make
     for (a, *_), (b, *_) in zip(used, trained, strict=True):
         torch.testing.assert_close(a, b)
     assert used[3][2].sum() == 2 * 6  # everything was sent
+
+
+@pytest.mark.parametrize("dead_talk", [True, False])
+def test_and_it_still_is_after_a_death(make_spec, make_step, dead_talk):
+    """Agent 1 dies at step 8, agent 2 is away from step 5 to 7; what they said is younger than the window."""
+    spec, alive = make_spec(), torch.ones(16, 3, dtype=torch.bool)
+    alive[8:, 1] = alive[5:8, 2] = False
+    team = build(spec, delta=0.0, dead_talk=dead_talk)
+    used = walk(team, spec, make_step, 16, InUse(CPU), alive=alive)
+    trained = walk(team, spec, make_step, 16, PerfectLink(CPU), alive=alive)
+    for t, ((a, _, sent, _), (b, said, wanted, _)) in enumerate(zip(used, trained, strict=True)):
+        torch.testing.assert_close(a, b)
+        assert torch.equal(sent, wanted)
+        heard = said.message_BNA if dead_talk else said.message_BNA * alive[t, :, None]
+        others = heard.sum(1, keepdim=True) - heard
+        torch.testing.assert_close(a, said.local_BNA + others / 2)
+
+
+def test_what_the_dead_did_not_say_was_not_sent(make_spec, make_step):
+    """Who returns sends what changed while it was silent, and waits no longer than the timeout."""
+    spec, alive = make_spec(), torch.ones(12, 3, dtype=torch.bool)
+    alive[2:10, 2] = False
+    team = build(spec, delta=math.inf, timeout=4, window=20, dead_talk=False)
+    log = walk(team, spec, make_step, 12, InUse(CPU), alive=alive)
+    assert [t for t in range(12) if log[t][2][0, 0, 1]] == [3, 7, 11]
+    assert [t for t in range(12) if log[t][2][0, 0, 2]] == [10]
+    for t in range(2, 10):
+        assert (log[t][3]["sent_BNA"][:, 2] == 0).all()
 
 
 @pytest.mark.parametrize("timeout", [1, 4, 7])

@@ -5,10 +5,12 @@ import math
 import pytest
 import torch
 
+from marl.agents.ac import Config as AC
 from marl.agents.vbc import Config, deviation, sureness, variance_loss
 from marl.channel import Bernoulli, PerfectLink
 from marl.errors import MarlError
 from marl.rng import Rng
+from marl.value import td_loss
 
 CPU = torch.device("cpu")
 
@@ -46,6 +48,26 @@ def test_the_loss_is_differentiable_and_blind_to_padding(make_spec, make_batch):
     assert torch.autograd.gradcheck(lambda x: variance_loss(x, batch.filled_BT), heard.requires_grad_())
     spoilt = torch.where(batch.filled_BT[..., None, None], heard.detach(), torch.nan)
     assert torch.isfinite(variance_loss(spoilt, batch.filled_BT))
+
+
+@pytest.mark.parametrize("combine", ["mean", "sum"])
+def test_an_update_adds_the_variance_of_what_was_heard(make_spec, make_talk, combine):
+    """Of Q_glb - Q_loc, its gradient included; the TD loss is that of AC."""
+    spec, rng = make_spec(), Rng(0).stream("update", 1)
+    batch, team = make_talk(spec), build(spec, variance_weight=0.6, combine=combine)
+    x = team.online.agents.inputs(batch.obs_BTNO, batch.last_actions_BTN)
+    look = team._look(team.online, x, batch)
+    local_BTNA, _, _ = team.online.agents.listen(x, batch.start_BT)
+    variance = variance_loss(look.q_BTNA - local_BTNA, batch.filled_BT)
+    assert variance > 0.01
+    td = td_loss(*team._values_and_targets(batch, x, look), batch.filled_BT, kind=team.config.td_loss)
+    slopes = torch.autograd.grad(td + 0.6 * variance, list(team.online.parameters()))
+    metrics = team.update(batch, rng=rng)
+    torch.testing.assert_close(metrics["variance"], variance.detach())
+    plain = AC(hidden=8, encoder="mlp", combine=combine).build(spec=spec, rng=Rng(0), device=CPU)
+    torch.testing.assert_close(metrics["td_loss"], plain.update(batch, rng=rng)["loss"])
+    torch.testing.assert_close(metrics["loss"], (td + 0.6 * variance).detach())
+    torch.testing.assert_close(metrics["grad_norm"], torch.cat([s.flatten() for s in slopes]).norm())
 
 
 def test_sureness_is_of_available_actions():
