@@ -70,6 +70,7 @@ MARGIN = 0.015  # CHOICE: wins that a threshold may cost on the tuning seeds; cl
 RIVALS = ("vbc", "schednet")  # whose messages are compared with TMC's, where both win alike
 SILENT = ("qmix", "vdn")  # to whom all channels are one
 BY_RETURN = ("navigation",)  # worlds whose success is too rare to compare by: no team covers every landmark
+LONG = "480k"  # after the name of a world whose teams were trained twice, of those that were trained longer
 OTHERS = ("_tune", "_forms")  # parts whose runs are not reported: tuning seeds, other forms of TMC
 
 Entry = dict[str, Any]
@@ -94,8 +95,8 @@ def runs(raw: Path = HERE / "raw") -> list[dict[str, Any]]:
             words = dict(word.split("=", 1) for word in data["overrides"])
             trained = words.get("train_channel")
             world = [w.removeprefix("env.") for w in data["overrides"] if w.startswith("env.")]
-            named = ("agent.", "total_steps=") if data["part"].endswith("_longer_forms") else ("agent.",)
-            own = [w for w in data["overrides"] if w.startswith(named) and data["part"].endswith("_forms")]
+            world += [LONG] * ("_long" in data["part"])
+            own = [w for w in data["overrides"] if w.startswith("agent.") and data["part"].endswith("_forms")]
             form = " ".join(w.removeprefix("agent.") for w in own)
             agent = words["agent"] + (f"({trained})" if trained else "") + (f" {form}" if form else "")
             about = {"env": " ".join([words["env"], *world]), "agent": agent, "seed": data["seed"]}

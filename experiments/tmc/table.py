@@ -25,6 +25,7 @@ from experiments.tmc.sweep import (
     CHANNELS,
     EVERY_MESSAGE,
     HERE,
+    LONG,
     OTHERS,
     REPORT_EPISODES,
     RIVALS,
@@ -328,10 +329,13 @@ _CLAIMS = {  # test and what was compared
 
 
 def claimed(measured: Measured) -> list[str]:
-    """Worlds of the claims: where messages pay, and of these, if there are any, those with enough seeds."""
+    """Worlds of the claims: where messages pay, and of these, if there are any, those with enough seeds.
+
+    A world whose teams were trained twice counts once: with the longer training.
+    """
     pay = where_messages_pay(measured)
-    enough = [e for e in pay if len(cells(measured, "tmc", wins, env=e)) >= tables.CLAIM_SEEDS]
-    return enough or pay
+    enough = [e for e in pay if len(cells(measured, "tmc", wins, env=e)) >= tables.CLAIM_SEEDS] or pay
+    return [env for env in enough if f"{env} {LONG}" not in enough]
 
 
 def claims(paths: Sequence[Path], measured: Measured, envs: Sequence[str]) -> None:
