@@ -25,7 +25,7 @@ def _panels(measured: Measured, title: str) -> tuple[Figure, list[tuple[str, Axe
 def _style(agent: str) -> dict[str, Any]:
     """Colour, marker and label of a method, the same in every panel; no panel has both silent teams."""
     looks = [*zip(plots.COLOURS, plots.MARKERS, strict=True), ("#777777", "*")]
-    k = METHODS.index(agent) - (agent in ("vdn", "tarmac"))
+    k = METHODS.index(agent) - (agent in METHODS[METHODS.index("vdn") :])
     return {"color": looks[k][0], "marker": looks[k][1], "label": agent}
 
 

@@ -76,10 +76,15 @@ OTHERS = ("_tune", "_forms")  # parts whose runs are not reported: tuning seeds,
 Entry = dict[str, Any]
 
 
+def base(agent: str) -> str:
+    """The method of a name with a training channel or a form: tmc of "tmc(heavy)"."""
+    return re.split(r"[( ]", agent)[0]
+
+
 def settings(agent: str) -> list[tuple[str, ...]]:
     """Every setting of a method's grid as words of `marl evaluate`; methods without a threshold have one."""
     out: list[tuple[str, ...]] = []
-    for grid in GRIDS.get(agent, ({},)):
+    for grid in GRIDS.get(base(agent), ({},)):
         for values in itertools.product(*grid.values()):
             words = tuple(f"agent.{name}={value:g}" for name, value in zip(grid, values, strict=True))
             out.append(words)
@@ -296,9 +301,9 @@ def decided(run: dict[str, Any], measured: Sequence[dict[str, Any]]) -> dict[str
         MarlError: the tuning runs of its world are not all measured.
     """
     agent, env = run["agent"], run["env"]
-    if agent in GRIDS and (missing := _not_tuned(measured, env)):
+    if base(agent) in GRIDS and (missing := _not_tuned(measured, env)):
         raise MarlError(f"{missing} is not tuned: run python -m experiments.tmc.sweep tune first")
-    out: dict[str, Any] = {"chosen": list(choose(measured, env, agent)) if agent in GRIDS else []}
+    out: dict[str, Any] = {"chosen": list(choose(measured, env, agent)) if base(agent) in GRIDS else []}
     out["matched"] = {}
     for rival in RIVALS if agent == "tmc" else (agent,) * (agent in RIVALS):
         try:
@@ -318,7 +323,7 @@ def _not_tuned(measured: Sequence[dict[str, Any]], env: str) -> str:
 
 def _jobs(data: dict[str, Any], what: str) -> list[tuple[tuple[str, ...], str, int]]:
     """(words, channel, episodes) of everything to measure of a run."""
-    agent = re.split(r"[( ]", data["agent"])[0]
+    agent = base(data["agent"])
     if what == "tune":
         return [(words, "perfect", TUNE_EPISODES) for words in settings(agent)]
     chosen = tuple(data["chosen"])

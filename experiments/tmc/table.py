@@ -32,6 +32,7 @@ from experiments.tmc.sweep import (
     SILENT,
     TUNE_SEEDS,
     Entry,
+    base,
     best,
     evaluations,
     fewest,
@@ -171,9 +172,9 @@ def _rank(m: Measured, channel: str) -> Derived:
 
 
 def _ranked(m: Measured, channel: str) -> list[str]:
-    """Methods that were measured over a channel on every world and seed that TMC was."""
+    """Other methods that were measured over a channel on every world and seed that TMC was."""
     ours = set(cells(m, "tmc", wins, channel))
-    others = sorted({run["agent"] for run in m} - {"tmc"})
+    others = sorted({run["agent"] for run in m if base(run["agent"]) != "tmc"})
     return [agent for agent in others if ours <= set(cells(m, agent, wins, channel))]
 
 
@@ -396,7 +397,7 @@ def _write_row(name: str, paths: Sequence[Path], rival: str) -> None:
         channel = name.removeprefix("rank_").removesuffix("_loss")
         there = _ranked(found, channel)
         what = f"{what}, against {', '.join(there)}"
-        left = sorted({m["agent"] for m in found} - {"tmc", *there})
+        left = sorted({m["agent"] for m in found if base(m["agent"]) != "tmc"} - set(there))
         what += f" (without {', '.join(left)}: not on every seed)" if left else ""
     worlds = sorted({m["env"] for m in found})
     raw = [path for path, m in zip(paths, found, strict=True) if (m["env"], m["seed"]) in seeds]

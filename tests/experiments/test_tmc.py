@@ -355,7 +355,9 @@ def test_what_is_measured_of_a_run():
     assert len(jobs) == len(set(jobs)) == 7 + len(sweep.settings("tmc")) - 2
     assert sweep._jobs({"agent": "qmix", "chosen": [], "matched": {}}, "report") == [((), "perfect", 2000)]
     assert len(sweep._jobs({"agent": "ac(heavy)", "chosen": [], "matched": {}}, "report")) == 5
-    assert len(sweep._jobs({"agent": "tmc encoder=mlp"}, "tune")) == len(sweep.settings("tmc"))
+    for own in ("tmc encoder=mlp", "tmc(heavy)"):
+        assert sweep.settings(own) == sweep.settings("tmc")
+        assert len(sweep._jobs({"agent": own}, "tune")) == len(sweep.settings("tmc"))
 
 
 def test_a_sweep_leaves_out_what_cannot_be_measured_yet(tmp_path, monkeypatch, capsys):
@@ -500,3 +502,14 @@ def test_a_claim_is_of_the_seeds_that_both_have(reported, monkeypatch):
     assert "tmc 88.5 %, ac 89.5 %" in by["tmc.win_gap_points"]["note"]
     assert len(by["tmc.win_gap_points"]["raw"]) == 8
     assert "(without ac: not on every seed)" in by["tmc.rank_heavy_loss"]["note"]
+
+
+def test_a_world_whose_teams_were_trained_twice_is_claimed_once(reported):
+    """With the longer training, once it has all seeds; TMC of another training is no rival of TMC."""
+    long = [json.loads(path.read_text()) | {"env": f"{ENV} {sweep.LONG}"} for path in reported]
+    measured = table.read(reported)
+    assert table.claimed([*measured, *long]) == [f"{ENV} {sweep.LONG}"]
+    assert table.claimed([*measured, *(m for m in long if m["seed"] < 2)]) == [ENV]
+    own = [m | {"agent": "tmc(heavy)"} for m in measured if m["agent"] == "ac"]
+    assert "tmc(heavy)" not in table._ranked([*measured, *own], "heavy")
+    assert table.losses([*measured, *own]).axes
