@@ -133,11 +133,35 @@ class Config:
     def _refuse_unread(self) -> None:
         """Settings that this way of forcing would not look at."""
         own = Config.__dataclass_fields__
-        readers = {"gain": ("fgsm", "itfgsm", "pgd"), "norm": ("pgd", "model"), "lie": ("message",)}
+        readers = {
+            "gain": ("fgsm", "itfgsm", "pgd"),
+            "step": ("itfgsm", "pgd", "model"),
+            "iterations": ("itfgsm", "pgd", "model", "jsma", "djsma"),
+            "norm": ("pgd", "model"),
+            "theta": ("jsma",),
+            "thetas": ("djsma",),
+            "kinds": tuple(force for force in (*FORCES, "model") if force != "control"),
+            "lie": ("message",),
+        }
         for name, forces in readers.items():
             value = getattr(self, name)
             fix = f"force={self.force} does not read it; leave it out, or give force={' or '.join(forces)}"
             require(self.force in forces or value == own[name].default, name, value, fix)
+        for option in dataclasses.fields(Model):
+            value, fix = (
+                getattr(self.model, option.name),
+                f"force={self.force} does not read it; give force=model",
+            )
+            require(self.force == "model" or value == option.default, f"model.{option.name}", value, fix)
+        if self.force == "control":
+            for option in dataclasses.fields(Budget):
+                value, fix = (
+                    getattr(self.budget, option.name),
+                    "direct control perturbs nothing; leave it out",
+                )
+                require(value == option.default, f"budget.{option.name}", value, fix)
+        fix = "sensitive finds the victims; leave agents out"
+        require(self.sensitive is None or self.agents == own["agents"].default, "agents", self.agents, fix)
         fix = f"choose={self.choose} trains nobody; leave it out"
         for option in dataclasses.fields(Learner):
             value, name = getattr(self.learner, option.name), f"learner.{option.name}"
@@ -145,11 +169,24 @@ class Config:
         for name in ("regulariser", "weight", "temperature"):
             value, fix = getattr(self.learner, name), f"choose={self.choose} has no regulariser; give owr"
             require(self.choose == "owr" or value == getattr(Learner, name), f"learner.{name}", value, fix)
+        soft = self.learner.regulariser == "soft" or self.learner.temperature == Learner.temperature
+        require(soft, "learner.temperature", self.learner.temperature, "give learner.regulariser=soft")
+        if self.learner.kind == "sb3":
+            for name in ("update_ratio", "explore_steps"):
+                value, fix = getattr(self.learner, name), "SB3's DQN has its own; leave it out"
+                require(value == getattr(Learner, name), f"learner.{name}", value, fix)
+        if self.adversary is not None and self.learner != Learner():
+            fix = "a trained adversary is given; leave the learner out"
+            raise FieldError("learner", self.learner, fix)
         if self.force == "message":
             for name in ("l2", "l1", "l0"):
                 value = getattr(self.budget, name)
                 fix = "lies have a budget of linf and of timing.steps alone; leave it out"
                 require(value == getattr(Budget(), name), f"budget.{name}", value, fix)
+            fix = "silence has no size; give timing.steps"
+            require(
+                self.lie != "silence" or math.isinf(self.budget.linf), "budget.linf", self.budget.linf, fix
+            )
 
     @property
     def raised(self) -> Literal["score", "margin", "cross_entropy"]:

@@ -43,12 +43,14 @@ RUNS = ROOT / "runs"
 COMMAND = "python -m experiments.attack.grid"
 CHOOSE = ("random", "local_worst", "mixer_worst", "ow", "owr")
 FORCE = ("control", "fgsm", "itfgsm", "pgd", "jsma", "djsma")
-DEFENDED = (
+DEFENDED = (  # cells of defended teams: those that hurt the undefended ones most, and OWR's direct control
     ("none", "none"),
     ("ow", "djsma"),
+    ("ow", "pgd"),
     ("owr", "control"),
     ("owr", "djsma"),
-)  # cells of defended teams
+    ("owr", "pgd"),
+)
 EPISODES = 320
 VICTIMS = 5  # of each method, the first seeds that win
 WINS = 0.98  # of its final episodes that a victim wins; a defended team need not
@@ -161,7 +163,7 @@ def attack_victim(victim: dict[str, Any]) -> None:
 
 
 def try_defence(victim: dict[str, Any]) -> None:
-    """The cells of defended teams on a tuning victim."""
+    """The cells of defended teams on a tuning victim, defended or not."""
     _play(victim, iter(DEFENDED), TUNING)
 
 
@@ -175,6 +177,14 @@ def _play(victim: dict[str, Any], chosen: Iterator[tuple[str, str]], raw: Path) 
         files.make_folder(raw)
         files.write_json(path, out)
         _say(path.stem, out)
+
+
+def _is_unplayed(victim: dict[str, Any], given: argparse.Namespace) -> bool:
+    """Whether a cell of it is to be played: one that has all of them needs no run folder."""
+    if given.weights:
+        return True
+    chosen, raw = (DEFENDED, TUNING) if given.defences else (cells(victim["defence"]), RAW)
+    return any(not (raw / f"{victim['run_id']}-{choose}-{force}.json").is_file() for choose, force in chosen)
 
 
 def try_weights(victim: dict[str, Any]) -> None:
@@ -214,8 +224,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     given = parser.parse_args(arguments)
     found = victims()
     if given.defences:
-        do, chosen = try_defence, [v for v in found if v["part"] == "tune"]
-        chosen += [v for v in spare(found) if v["agent"] == "qmix"]
+        do, chosen = try_defence, [v for v in spare(found) if v["agent"] == "qmix"]
+        chosen += [v for v in found if v["part"] == "tune"]
     elif given.weights:
         do, chosen = try_weights, spare(found)
     else:
@@ -224,6 +234,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         chosen = [v for v in chosen if v["run_id"] == given.run]
     if not chosen:
         raise MarlError("no victim is trained: run marl study experiments/attack/study.yaml first")
+    if gone := [v["run_id"] for v in chosen if _is_unplayed(v, given) and not folder(v).is_dir()]:
+        fix = "remove their files in experiments/attack (raw/ or defended/raw/) and run marl study again"
+        raise MarlError(f"the run folders of {', '.join(gone)} are not on this machine: {fix}")
     if given.workers == 1 or len(chosen) == 1:
         for victim in chosen:
             do(victim)

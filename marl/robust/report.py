@@ -28,7 +28,7 @@ _ROWS = {  # of the table: name in report.json, what it is called, format
     "return": ("team return", "{:.2f}"),
     "success": ("win rate", "{:.1%}"),
     "length": ("steps per episode", "{:.1f}"),
-    "steps_attacked": ("attacked steps per episode", "{:.1f}"),
+    "steps_attacked": ("attacked agent-steps per episode", "{:.1f}"),
     "misclassified": ("misclassification rate", "{:.1%}"),
     "target_reached": ("target success rate", "{:.1%}"),
     "l0": ("mean L0 per attacked step", "{:.2f}"),

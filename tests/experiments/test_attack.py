@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from experiments.attack import grid, table
+from marl.errors import MarlError
 from marl.robust.perturbation import Budget
 
 
@@ -63,36 +64,60 @@ def test_the_grid_is_the_issues() -> None:
         assert (made.budget == Budget()) == (force not in ("fgsm", "pgd"))
 
 
-def test_the_best_defence_is_cheap_first(tmp_path: Path) -> None:
-    paths = []
+def duel(folder: Path, seed: str, name: str, alone: list[float], under: list[float]) -> list[Path]:
+    """A team without an attack and under d-JSMA with OWR."""
+    folder.mkdir(exist_ok=True)
+    run = f"{seed}-{name}" if name else seed
+    return [write(folder, run, "none", "none", alone), write(folder, run, "owr", "djsma", under)]
+
+
+def test_the_best_defence_is_chosen_on_the_tuning_seed_cheap_first(tmp_path: Path) -> None:
+    tuning = tmp_path / "tuning"
+    tried = [
+        *duel(tuning, "t", "", [20.0, 20.0], [10.0, 10.0]),
+        *duel(tuning, "t", "dear", [20.0, 10.0], [19.0, 19.0]),  # half of the wins
+        *duel(tuning, "t", "fair", [20.0, 20.0], [15.0, 15.0]),
+        *duel(tuning, "t", "luck", [20.0, 20.0], [14.0, 14.0]),
+        *duel(tuning, "t", "best", [20.0, 20.0], [20.0, 20.0]),  # not among the reported
+    ]
+    reported = []
     for seed in ("a", "b"):
-        paths += [
-            write(tmp_path, seed, "none", "none", [20.0, 20.0]),
-            write(tmp_path, seed, "owr", "djsma", [10.0, 10.0]),
-            write(tmp_path, f"{seed}-dear", "none", "none", [20.0, 10.0]),  # half of the wins
-            write(tmp_path, f"{seed}-dear", "owr", "djsma", [19.0, 19.0]),
-            write(tmp_path, f"{seed}-fair", "none", "none", [20.0, 20.0]),
-            write(tmp_path, f"{seed}-fair", "owr", "djsma", [16.0, 16.0]),
+        reported += [
+            *duel(tmp_path / "cells", seed, "", [20.0, 20.0], [10.0, 10.0]),
+            *duel(tmp_path / "cells", seed, "dear", [20.0, 10.0], [19.0, 19.0]),
+            *duel(tmp_path / "cells", seed, "fair", [20.0, 20.0], [16.0, 16.0]),
+            *duel(tmp_path / "cells", seed, "luck", [20.0, 20.0], [20.0, 20.0]),  # better there alone
         ]
+    paths = [*reported, *tried]
     assert table.best_defence(paths) == "fair"
     assert table.defence_return_regained(*paths)[0] == pytest.approx(0.6)
+    assert table.defence_return_regained(*paths)[3] == 2
     assert table.defence_clean_win_cost(*paths)[0] == pytest.approx(0.0)
-    dear = [path for path in paths if "fair" not in path.name]
+    dear = [path for path in paths if "fair" not in path.name and "luck" not in path.name]
     assert table.best_defence(dear) == "dear", "the only one"
     assert table.defence_return_regained(*dear)[0] == pytest.approx(0.9)
     assert table.defence_clean_win_cost(*dear)[0] == pytest.approx(0.5)
+    with pytest.raises(MarlError, match="--defences first"):
+        table.best_defence(reported)
 
 
 def test_a_defended_team_meets_the_attack_that_hurts_it_most(tmp_path: Path) -> None:
+    """d-JSMA and PGD of one adversary are two attacks."""
+    tuning = tmp_path / "tuning"
+    tuning.mkdir()
     paths = [
         write(tmp_path, "a", "none", "none", [20.0]),
         write(tmp_path, "a", "ow", "djsma", [12.0]),
         write(tmp_path, "a", "owr", "djsma", [10.0]),
+        write(tmp_path, "a", "owr", "pgd", [16.0]),
         write(tmp_path, "a-firm", "none", "none", [20.0]),
-        write(tmp_path, "a-firm", "ow", "djsma", [11.0]),
-        write(tmp_path, "a-firm", "owr", "djsma", [18.0]),
+        write(tmp_path, "a-firm", "ow", "djsma", [13.0]),
+        write(tmp_path, "a-firm", "owr", "djsma", [11.0]),
+        write(tmp_path, "a-firm", "owr", "pgd", [18.0]),
         write(tmp_path, "b", "none", "none", [20.0]),
         write(tmp_path, "b-firm", "owr", "djsma", [20.0]),  # nothing to compare it with
+        *duel(tuning, "t", "", [20.0], [10.0]),
+        *duel(tuning, "t", "firm", [20.0], [20.0]),
     ]
     assert table.defence_return_regained(*paths)[0] == pytest.approx(0.1)
     assert table.defence_return_regained(*paths)[3] == 1
@@ -168,8 +193,27 @@ def test_the_tables_of_what_was_tried(tmp_path: Path) -> None:
             cell = json.loads(write(tmp_path, team, choose, force, [wins - i]).read_text())
             tuning.append({**cell, "settings": settings})
     rows = table.tuning_table(tuning[:-1]).splitlines()[2:]
-    assert rows == ["| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 |"], (
+    assert rows == ["| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 | 16.00 | 15.00 |"], (
         "bare: a cell is missing"
     )
     assert len(table.tuning_table(tuning).splitlines()) == 4
     assert table.tuning_table(tuning).splitlines()[2].startswith("| none | 100.0%")
+
+
+def test_a_grid_names_the_run_folders_that_are_not_there_before_it_plays(tmp_path, monkeypatch) -> None:
+    """A victim of which every cell is played needs none."""
+    teams = [
+        {"run_id": f"q{k}", "part": "tune", "seed": 7, "agent": "qmix", "defence": "smooth"} for k in (0, 1)
+    ]
+    monkeypatch.setattr(grid, "victims", lambda: [v | {"wins_trained": 1.0} for v in teams])
+    monkeypatch.setattr(grid, "RUNS", tmp_path / "runs")
+    monkeypatch.setattr(grid, "TUNING", tmp_path)
+    for choose, force in grid.DEFENDED:
+        write(tmp_path, "q0", choose, force, [1.0])
+    with pytest.raises(MarlError, match=r"folders of q1 are not on this machine: remove"):
+        grid.main(["--defences"])
+    (tmp_path / "runs" / "attack_defended" / "q1").mkdir(parents=True)
+    tried = []
+    monkeypatch.setattr(grid, "try_defence", lambda victim: tried.append(victim["run_id"]))
+    grid.main(["--defences"])
+    assert tried == ["q0", "q1"]

@@ -41,7 +41,7 @@ def test_a_report_with_curve_and_film(folder: Path, capsys: pytest.CaptureFixtur
     shown = capsys.readouterr().out
     for part in (
         "team return",
-        "attacked steps per episode",
+        "attacked agent-steps per episode",
         "mean L1 per attacked step",
         "side_by_side.gif",
     ):

@@ -14,6 +14,7 @@ from marl import config
 from marl.agents.cmarl_attack import Config, Learner, Timing, choose
 from marl.agents.cmarl_attack.adversary import cheapness
 from marl.agents.cmarl_attack.config import FORCES
+from marl.agents.cmarl_attack.model import Model
 from marl.agents.cmarl_attack.team import Attacked
 from marl.agents.cmarl_attack.victim import Victim
 from marl.agents.cmarl_attack.world import World, gaps, run_config
@@ -30,9 +31,12 @@ PERTURBING = tuple(name for name in FORCES if name != "control")
 
 
 def under(team: HandMade, **settings: Any) -> Attacked:
-    budget = settings.pop("budget", Budget(linf=0.3))
-    defaults: dict[str, Any] = {"choose": "local_worst", "force": "itfgsm", "iterations": 10}
-    return Attacked(Config(**(defaults | settings), budget=budget), team, None, None)  # type: ignore[arg-type]
+    chosen: dict[str, Any] = {"choose": "local_worst", "force": "itfgsm"} | settings
+    if chosen["force"] != "control":
+        chosen = {"budget": Budget(linf=0.3)} | chosen
+    if chosen["force"] not in ("control", "fgsm"):
+        chosen = {"iterations": 10} | chosen
+    return Attacked(Config(**chosen), team, None, None)  # type: ignore[arg-type]
 
 
 def greedy(team: HandMade, ts: TimeStep) -> torch.Tensor:
@@ -83,7 +87,8 @@ def test_an_agent_without_a_choice_is_left_alone(team: HandMade, ts: TimeStep, s
 def test_only_the_victims_free_features_change(
     force: str, team: HandMade, ts: TimeStep, stream: Stream
 ) -> None:
-    attacked = under(team, force=force, agents=(2, 0), kinds=("real",), theta=0.2, thetas=(0.1, 0.3))
+    steps: dict[str, Any] = {"jsma": {"theta": 0.2}, "djsma": {"thetas": (0.1, 0.3)}}.get(force, {})
+    attacked = under(team, force=force, agents=(2, 0), kinds=("real",), **steps)
     act = attacked.act(ts, attacked.initial_carry(5), rng=stream, explore=0.0)
     seen = act.carry["seen_BNO"]  # what the team's memory took in
     eta = seen - ts.obs_BNO
@@ -117,6 +122,26 @@ UNREAD: list[tuple[dict[str, Any], str]] = [
     ({"force": "itfgsm", "norm": "l2"}, "norm='l2' cannot be used: force=itfgsm does not read it"),
     ({"force": "pgd", "lie": "noise"}, "lie='noise' cannot be used: force=pgd does not read it"),
     ({"learner": Learner(hidden=8)}, "learner.hidden=8 cannot be used: choose=random trains nobody"),
+    ({"force": "djsma", "theta": 0.5}, "theta=0.5 cannot be used: force=djsma does not read it"),
+    ({"force": "djsma", "step": 0.5}, "step=0.5 cannot be used: force=djsma does not read it"),
+    ({"force": "jsma", "thetas": (0.5,)}, "cannot be used: force=jsma does not read it"),
+    ({"force": "control", "kinds": ("real",)}, "cannot be used: force=control does not read it"),
+    ({"force": "control", "budget": Budget(l1=1.0)}, "budget.l1=1.0 cannot be used: direct control"),
+    ({"force": "pgd", "model": Model(hidden=8)}, "model.hidden=8 cannot be used: force=pgd"),
+    (
+        {"choose": "none", "force": "message", "lie": "silence", "budget": Budget(linf=0.1)},
+        "budget.linf=0.1 cannot be used: silence",
+    ),
+    ({"agents": (1,), "sensitive": 1}, "cannot be used: sensitive finds the victims"),
+    ({"choose": "owr", "learner": Learner(temperature=0.5)}, "learner.temperature=0.5 cannot be used: give"),
+    (
+        {"choose": "ow", "learner": Learner(kind="sb3", explore_steps=10)},
+        "learner.explore_steps=10 cannot be used: SB3's",
+    ),
+    (
+        {"choose": "ow", "learner": Learner(seed=1), "adversary": Path("a")},
+        "cannot be used: a trained adversary",
+    ),
     ({"choose": "ow", "learner": Learner(weight=2.0)}, "choose=ow has no regulariser; give owr"),
     ({"force": "message", "choose": "none", "budget": Budget(l1=1.0)}, "lies have a budget of linf"),
 ]
@@ -304,13 +329,9 @@ def test_the_adversarys_world_goes_on_bit_for_bit(trained: Callable[..., Path]) 
 
 
 def attack_config(**learner: Any) -> Config:
-    small = {
-        "total_steps": 60,
-        "num_envs": 2,
-        "hidden": 8,
-        "explore_steps": 50,
-        "update_ratio": 0.2,
-    } | learner
+    small = {"total_steps": 60, "num_envs": 2, "hidden": 8} | learner
+    if small.get("kind") != "sb3":
+        small |= {"explore_steps": 50, "update_ratio": 0.2}
     return Config(choose="owr", force="control", learner=Learner(**small))
 
 
@@ -332,13 +353,16 @@ def test_the_adversary_is_trained_once_and_kept(
         assert torch.equal(one, two)
     kept = run_config(attack, cfg, saved.step).folder
     assert kept.parent == folder / "adversaries"
-    named = replace(attack, adversary=kept).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    named = replace(attack, adversary=kept, learner=Learner()).build(
+        cfg=cfg, saved=saved, agent=load_agent(cfg, saved)
+    )
     assert named.adversary is not None
     with pytest.raises(FieldError, match=r"attack.agents=\(7,\) cannot be used"):
         replace(attack, agents=(7,)).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
     assert "adversary" not in capsys.readouterr().err, "nobody is trained for nothing"
+    other = replace(attack, agents=(1,), adversary=kept, learner=Learner())
     with pytest.raises(FieldError, match=r"attack.adversary=.*give the run of an adversary of agents 1"):
-        replace(attack, agents=(1,), adversary=kept).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+        other.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
 
 
 @pytest.mark.parametrize("regulariser", ["reward", "soft"])

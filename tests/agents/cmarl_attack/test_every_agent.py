@@ -76,8 +76,10 @@ def play(agent: str, world: str) -> float:
         ways.append(("mixer_worst", "control"))
     attacked = 0.0
     for choose, force in ways:
-        settings: dict[str, Any] = {"iterations": 2, "budget": Budget(linf=0.2), "thetas": (0.2,)}
-        settings |= {"agents": tuple(range(env.spec.n_agents))}
+        settings: dict[str, Any] = {"agents": tuple(range(env.spec.n_agents))}
+        settings |= {"budget": Budget(linf=0.2)} if force != "control" else {}
+        settings |= {"iterations": 2} if force not in ("control", "fgsm") else {}
+        settings |= {"thetas": (0.2,)} if force == "djsma" else {}
         attack = Attacked(Config(choose=choose, force=force, **settings), team, cfg, None)  # type: ignore[arg-type]
         rollout = Rollout(env, attack, Rng(1), link=measuring_link(None, CPU))
         attack.attach(env)
