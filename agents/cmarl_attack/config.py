@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -78,6 +79,14 @@ class Timing:
             require(self.when == when or value == getattr(Timing, name), name, value, fix)
 
 
+def _require_defaults(part: Any, prefix: str, fix: str, names: Sequence[str] = ()) -> None:
+    """Of a part of the settings these fields, or all, are as they come: nothing would read another value."""
+    default = type(part)()
+    for name in names or [option.name for option in dataclasses.fields(part)]:
+        value = getattr(part, name)
+        require(value == getattr(default, name), f"{prefix}.{name}", value, fix)
+
+
 @dataclass(kw_only=True)
 class Config:
     """Victims, step one, step two, budgets. Values that the paper does not state are CHOICE."""
@@ -147,46 +156,34 @@ class Config:
             value = getattr(self, name)
             fix = f"force={self.force} does not read it; leave it out, or give force={' or '.join(forces)}"
             require(self.force in forces or value == own[name].default, name, value, fix)
-        for option in dataclasses.fields(Model):
-            value, fix = (
-                getattr(self.model, option.name),
-                f"force={self.force} does not read it; give force=model",
-            )
-            require(self.force == "model" or value == option.default, f"model.{option.name}", value, fix)
-        if self.force == "control":
-            for option in dataclasses.fields(Budget):
-                value, fix = (
-                    getattr(self.budget, option.name),
-                    "direct control perturbs nothing; leave it out",
-                )
-                require(value == option.default, f"budget.{option.name}", value, fix)
         fix = "sensitive finds the victims; leave agents out"
         require(self.sensitive is None or self.agents == own["agents"].default, "agents", self.agents, fix)
-        fix = f"choose={self.choose} trains nobody; leave it out"
-        for option in dataclasses.fields(Learner):
-            value, name = getattr(self.learner, option.name), f"learner.{option.name}"
-            require(self.choose in LEARNED or value == option.default, name, value, fix)
-        for name in ("regulariser", "weight", "temperature"):
-            value, fix = getattr(self.learner, name), f"choose={self.choose} has no regulariser; give owr"
-            require(self.choose == "owr" or value == getattr(Learner, name), f"learner.{name}", value, fix)
-        soft = self.learner.regulariser == "soft" or self.learner.temperature == Learner.temperature
-        require(soft, "learner.temperature", self.learner.temperature, "give learner.regulariser=soft")
-        if self.learner.kind == "sb3":
-            for name in ("update_ratio", "explore_steps"):
-                value, fix = getattr(self.learner, name), "SB3's DQN has its own; leave it out"
-                require(value == getattr(Learner, name), f"learner.{name}", value, fix)
-        if self.adversary is not None and self.learner != Learner():
-            fix = "a trained adversary is given; leave the learner out"
-            raise FieldError("learner", self.learner, fix)
+        if self.force != "model":
+            _require_defaults(self.model, "model", f"force={self.force} does not read it; give force=model")
+        if self.force == "control":
+            _require_defaults(self.budget, "budget", "direct control perturbs nothing; leave it out")
         if self.force == "message":
-            for name in ("l2", "l1", "l0"):
-                value = getattr(self.budget, name)
-                fix = "lies have a budget of linf and of timing.steps alone; leave it out"
-                require(value == getattr(Budget(), name), f"budget.{name}", value, fix)
-            fix = "silence has no size; give timing.steps"
-            require(
-                self.lie != "silence" or math.isinf(self.budget.linf), "budget.linf", self.budget.linf, fix
-            )
+            fix = "lies have a budget of linf and of timing.steps alone; leave it out"
+            _require_defaults(self.budget, "budget", fix, ("l2", "l1", "l0"))
+            if self.lie == "silence":
+                _require_defaults(self.budget, "budget", "silence has no size; give timing.steps", ("linf",))
+        self._refuse_unread_learner()
+
+    def _refuse_unread_learner(self) -> None:
+        """Settings that no adversary would be trained with."""
+        learner = self.learner
+        if self.choose not in LEARNED:
+            _require_defaults(learner, "learner", f"choose={self.choose} trains nobody; leave it out")
+        elif self.choose != "owr":
+            fix = f"choose={self.choose} has no regulariser; give owr"
+            _require_defaults(learner, "learner", fix, ("regulariser", "weight", "temperature"))
+        elif learner.regulariser != "soft":
+            _require_defaults(learner, "learner", "give learner.regulariser=soft", ("temperature",))
+        if learner.kind == "sb3":
+            fix = "SB3's DQN has its own; leave it out"
+            _require_defaults(learner, "learner", fix, ("update_ratio", "explore_steps"))
+        if self.adversary is not None:
+            _require_defaults(learner, "learner", "a trained adversary is given; leave the learner out")
 
     @property
     def raised(self) -> Literal["score", "margin", "cross_entropy"]:

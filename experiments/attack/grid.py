@@ -43,7 +43,9 @@ RUNS = ROOT / "runs"
 COMMAND = "python -m experiments.attack.grid"
 CHOOSE = ("random", "local_worst", "mixer_worst", "ow", "owr")
 FORCE = ("control", "fgsm", "itfgsm", "pgd", "jsma", "djsma")
-DEFENDED = (  # cells of defended teams: those that hurt the undefended ones most, and OWR's direct control
+# Cells of defended teams. CHOICE: the learned adversaries with d-JSMA and PGD, of those that hurt
+# undefended QMIX teams most, and OWR's direct control.
+DEFENDED = (
     ("none", "none"),
     ("ow", "djsma"),
     ("ow", "pgd"),
