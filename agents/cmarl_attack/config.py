@@ -237,11 +237,10 @@ class Config:
         from marl.agents.cmarl_attack.world import ready
 
         attack = self.resolved(cfg, agent)
-        adversary = None
+        team = Attacked(attack, agent, cfg)  # first: what does not fit is said before an adversary is trained
         if self.choose in LEARNED:
-            Attacked(attack, agent, cfg, None)  # what does not fit is said before an adversary is trained
-            adversary = ready(attack, cfg, saved, agent.spec)
-        return Attacked(attack, agent, cfg, adversary)
+            team.adversary, team.learned_on = ready(attack, cfg, saved, agent.spec)
+        return team
 
     def resolved(self, cfg: RunConfig, agent: Any) -> Config:
         """The attack with its victims named, where they are found by their sensitivity."""

@@ -56,12 +56,15 @@ class LyingLink:
         true_BKM = message_BNM.index_select(1, self._victims_K)
         false_BKM = torch.where(self._lying_BK[..., None], self._false(true_BKM), true_BKM)
         self.rounds += 1
+        N = wanted_BNN.shape[1]
+        others_NN = ~torch.eye(N, dtype=torch.bool, device=wanted_BNN.device)
+        # A lie that would be sent to nobody is not told and has no size.
+        told_BK = (wanted_BNN & others_NN).any(1).index_select(1, self._victims_K)
         if self._lie == "silence":
-            N = wanted_BNN.shape[1]
             mute_BN = torch.zeros(len(true_BKM), N, dtype=torch.bool, device=message_BNM.device)
             mute_BN = mute_BN.index_copy(1, self._victims_K, self._lying_BK)
             wanted_BNN = wanted_BNN & ~mute_BN[:, None]
-        eta_BKM = false_BKM - true_BKM
+        eta_BKM = torch.where(told_BK[..., None], false_BKM - true_BKM, 0.0)
         self.change_BK = self.change_BK + eta_BKM.abs().sum(-1)
         self.largest_BK = torch.maximum(self.largest_BK, eta_BKM.abs().amax(-1))
         self.features_BK = self.features_BK + (eta_BKM != 0).sum(-1)

@@ -51,7 +51,6 @@ class Attacked:
         config: the attack.
         agent: the trained team.
         cfg: of its run.
-        adversary: the trained adversary of choose=ow and owr.
 
     Raises:
         MarlError: the attack does not fit the team.
@@ -59,10 +58,12 @@ class Attacked:
 
     extras_spec: dict[str, FieldSpec] = {}  # noqa: RUF012 - nothing is stored: this team does not learn
 
-    def __init__(self, config: Config, agent: Any, cfg: RunConfig, adversary: Any) -> None:
+    def __init__(self, config: Config, agent: Any, cfg: RunConfig) -> None:
         self.config, self.agent, self.spec = config, agent, agent.spec
         self.victim = Victim(agent, agent.spec, config.agents)
-        self.device, self.adversary, self._cfg = self.victim.device, adversary, cfg
+        self.device, self._cfg = self.victim.device, cfg
+        self.adversary: Any = None  # the trained one of choose=ow and owr
+        self.learned_on = ""  # name of the run that it was trained against: another one's is a transfer
         self.env: Env | None = None  # where it acts: `attach`
         self._copies: Env | None = None
         self._counting_B: Tensor | None = None  # worlds that count; None: all

@@ -280,8 +280,11 @@ def run_config(attack: Config, cfg: RunConfig, step: int) -> RunConfig:
     return config.load(node | {"runs_dir": str(cfg.folder / FOLDER), "run_id": name})
 
 
-def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> Any:
+def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> tuple[Any, str]:
     """The trained adversary: the one that was named, the one kept beside the victim, or one trained now.
+
+    Returns:
+        The adversary, and the name of the run whose team it was trained against.
 
     Raises:
         FieldError: the named run is of another team's victims.
@@ -302,7 +305,7 @@ def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> Any:
         spec=adversary_spec(spec, attack.agents), rng=Rng(own.seed).child("agent"), device=device
     )
     made.load_state_dict(kept.state["agent"])
-    return made
+    return made, own.env.run.name
 
 
 def _train(cfg: RunConfig, trust: tuple[str, ...]) -> None:

@@ -45,7 +45,7 @@ def rollouts(run: Path | None) -> dict[str, Rollout]:
     out = {}
     for envs in (TOGETHER, ALONE):
         env = for_evaluation(cfg.env).build(num_envs=envs, device=CPU, threads=1)
-        team = Attacked(Config(choose="random", force="djsma"), agent, cfg, None)
+        team = Attacked(Config(choose="random", force="djsma"), agent, cfg)
         out[f"{envs} envs"] = Rollout(env, team, Rng(0, "speed"))  # type: ignore[arg-type]
     return out
 

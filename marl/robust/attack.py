@@ -213,6 +213,7 @@ def attack_run(
         points.append((value, measure(other, cfg, episodes=episodes, seed=chosen)))
     out = report.content(cfg, saved, attack, chosen, clean, attacked, name, points)
     out["victims"] = list(getattr(team, "victims", ()))
+    out["learned_on"] = getattr(team, "learned_on", "")
     where = cfg.folder / "attacks" / f"{attack.label}-{saved.step}-s{chosen}-e{episodes}-{attack.hash[:8]}"
     files.make_folder(where)
     report.show(out)

@@ -92,6 +92,8 @@ def show(out: dict[str, Any]) -> None:
     title = f"{out['run_id']}, checkpoint {out['checkpoint']}: {out['label']}, {episodes} episodes"
     if out.get("victims"):
         title += f", victims {', '.join(map(str, out['victims']))}"
+    if out.get("learned_on", "") not in ("", out["run_id"]):
+        title += f", adversary of {out['learned_on']} (transfer)"
     table = Table("", "clean", "attacked")
     for name, (words, form) in _ROWS.items():
         cells = [out[side].get(name) for side in ("clean", "attacked")]

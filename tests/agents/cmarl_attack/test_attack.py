@@ -35,7 +35,7 @@ def under(team: HandMade, **settings: Any) -> Attacked:
         chosen = {"budget": Budget(linf=0.3)} | chosen
     if chosen["force"] not in ("control", "fgsm"):
         chosen = {"iterations": 10} | chosen
-    return Attacked(Config(**chosen), team, None, None)  # type: ignore[arg-type]
+    return Attacked(Config(**chosen), team, None)  # type: ignore[arg-type]
 
 
 def greedy(team: HandMade, ts: TimeStep) -> torch.Tensor:
@@ -312,6 +312,7 @@ def test_the_adversary_is_trained_once_and_kept(
         cfg=cfg, saved=saved, agent=load_agent(cfg, saved)
     )
     assert named.adversary is not None
+    assert first.learned_on == named.learned_on == cfg.run_id
     with pytest.raises(FieldError, match=r"attack.agents=\(7,\) cannot be used"):
         replace(attack, agents=(7,)).build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
     assert "adversary" not in capsys.readouterr().err, "nobody is trained for nothing"

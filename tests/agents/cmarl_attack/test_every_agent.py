@@ -80,7 +80,7 @@ def play(agent: str, world: str) -> float:
         settings |= {"budget": Budget(linf=0.2)} if force != "control" else {}
         settings |= {"iterations": 2} if force not in ("control", "fgsm") else {}
         settings |= {"thetas": (0.2,)} if force == "djsma" else {}
-        attack = Attacked(Config(choose=choose, force=force, **settings), team, cfg, None)  # type: ignore[arg-type]
+        attack = Attacked(Config(choose=choose, force=force, **settings), team, cfg)  # type: ignore[arg-type]
         rollout = Rollout(env, attack, Rng(1), link=measuring_link(None, CPU))
         attack.attach(env)
         for _ in range(STEPS.get(world, 2)):

@@ -170,7 +170,8 @@ def test_wanted_alone_are_changed() -> None:
     assert not torch.equal(moved[::2], x[::2])
 
 
-def test_against_brute_force_over_all_grids_of_steps() -> None:
+@pytest.mark.parametrize("pairs", [False, True])
+def test_against_brute_force_over_all_grids_of_steps(pairs: bool) -> None:
     """Linear scores, four features, steps of 0.25: the oracle tries every point that such steps reach."""
     g = torch.Generator().manual_seed(5)
     x, target = torch.full((30, 1, 4), 0.5), torch.randint(3, (30, 1), generator=g)
@@ -179,7 +180,7 @@ def test_against_brute_force_over_all_grids_of_steps() -> None:
     moved = jsma(
         rows(lambda v: v @ W_AO.T),  # type: ignore[arg-type]
         x, target, avail, torch.ones(30, 1, dtype=torch.bool), box(4), Budget(),
-        thetas=(0.25,), iterations=20, pairs=False,
+        thetas=(0.25,), iterations=20, pairs=pairs,
     )  # fmt: skip
     points = torch.tensor(list(itertools.product((0.0, 0.25, 0.5, 0.75, 1.0), repeat=4)))
     hit = chosen(points @ W_AO.T, torch.ones(625, 3, dtype=torch.bool))

@@ -42,6 +42,24 @@ def said(lie: str, linf: float = float("inf")) -> tuple[torch.Tensor, torch.Tens
     return received[0, 0, 1], delivered, link
 
 
+@pytest.mark.parametrize("lie", ["flip", "silence"])
+def test_a_lie_that_nobody_is_sent_has_no_size(lie: str) -> None:
+    link = LyingLink(
+        PerfectLink(CPU),
+        torch.tensor([1]),
+        torch.tensor([[True], [True]]),
+        lie=lie,  # type: ignore[arg-type]
+        linf=float("inf"),
+        rng=Rng(0).stream("x", 2),
+    )
+    wanted = torch.ones(2, 2, 2, dtype=torch.bool)
+    wanted[0, 0, 1] = False  # agent 1 is silent in world 0, but for itself
+    link.send(MESSAGE, wanted, {})
+    told = [3.5, 4.0] if lie == "silence" else [7.0, 8.0]
+    assert link.change_BK.tolist() == [[0.0], [told[1]]]
+    assert link.features_BK[0].tolist() == [0.0]
+
+
 def test_lies_by_hand() -> None:
     heard, _, link = said("flip")
     assert heard.tolist() == [-3.0, -0.5]
