@@ -30,6 +30,7 @@ DASHES: tuple[Any, ...] = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)),
 PANEL = (4.0, 3.0)  # inches
 SHARES = ("success",)  # quantities that are shares of episodes, shown in per cent
 _INSIDE = 30  # characters: a longer label does not fit into a panel, and its legend goes below
+_FEW = 3  # CHOICE: lines whose legend finds room beside them; more go below
 _WRAPPED = 60  # characters of a legend's line below a panel
 _LEGEND_LINE = 0.14  # inches of a legend's line
 _AXIS = 0.36  # inches of ticks and label of an x axis
@@ -125,7 +126,8 @@ def _place_below(ax: Axes) -> dict[str, Any]:
 
 def _below(lines: Sequence[Line]) -> int:
     """Lines of text of a legend that goes below its panel; 0: it fits inside."""
-    if len(lines) < 2 or all(len(line.label) <= _INSIDE for line in lines):
+    short = all(len(line.label) <= _INSIDE for line in lines)
+    if len(lines) < 2 or (short and len(lines) <= _FEW):
         return 0
     return sum(_wrapped(line.label).count("\n") + 1 for line in lines)
 

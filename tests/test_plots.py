@@ -32,6 +32,15 @@ def test_curves_show_iqm_band_and_labels() -> None:
     assert len({to_hex(d.get_color()) for d in drawn}) == len({d.get_marker() for d in drawn}) == 2
 
 
+@pytest.mark.parametrize(("methods", "below"), [(3, False), (5, True)])
+def test_the_legend_of_many_methods_does_not_cover_their_curves(methods: int, below: bool) -> None:
+    lines = [plots.learning_line(f"agent {i}", [0, 1], np.zeros((2, 5, 1)), rng()) for i in range(methods)]
+    figure = plots.curves({"one": lines})
+    figure.canvas.draw()
+    (ax,) = figure.axes
+    assert bool(ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0) == below
+
+
 def test_long_labels_leave_the_panel_its_width() -> None:
     """They stood inside the panel, which shrank to a stroke."""
     words = "sparsity=grouped agent.sparsity.balance=capacity agent.sparsity.refresh=10 groups="
