@@ -170,6 +170,30 @@ def read(paths: Sequence[Path]) -> list[Cell]:
     return [_cell(path) for path in paths]
 
 
+def agree(cells: Sequence[Cell], varied: Sequence[str] = ()) -> None:
+    """Refuse files of more than one setting of training, or two of one run.
+
+    Args:
+        cells: files that are one row of a table, or one sweep.
+        varied: settings in which they differ besides the seed.
+
+    Raises:
+        MarlError: a file is of another study: settings were changed between the runs.
+    """
+    known: dict[tuple[str, ...], Cell] = {}
+    for cell in cells:
+        free = {*varied, "seed"}
+        differ = {name for name in cells[0].words.keys() | cell.words.keys() if name not in free}
+        other = [n for n in sorted(differ) if cells[0].words.get(n) != cell.words.get(n)]
+        if other:
+            what = f"{cell.path} has {other[0]}={cell.words.get(other[0], '-')}, {cells[0].path} has not"
+            raise MarlError(f"{what}: remove the files of one setting")
+        which = str(cell.seed), *(cell.words.get(name, "") for name in varied)
+        twin = known.setdefault(which, cell)
+        if twin is not cell:
+            raise MarlError(f"{cell.path} and {twin.path} are the same run: remove one")
+
+
 def _cell(path: Path) -> Cell:
     data = json.loads(path.read_text())
     table = np.array(data["episodes"], dtype=float).reshape(-1, len(data["columns"]))

@@ -9,10 +9,13 @@ import torch
 
 from experiments.fairdice import metrics, random_processes, stages, tabular
 from experiments.fairdice.robots import report as robots
+from experiments.fairdice.robots.__main__ import Study, plan
 from experiments.fairdice.teams import report as teams
 from marl import compose, train
 from marl.errors import Interrupted, MarlError
 from marl.study import Job
+
+CHOICES = ("beta", "penalty", "weights", "linear_beta", "linear_penalty")
 
 
 def test_measures_by_hand():
@@ -43,7 +46,8 @@ def raw(folder, name, words, seed, episodes, objectives=("a", "b"), part=""):
 
 def limits(folder, name, low, high):
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / f"{name}.json").write_text(json.dumps({"low": low, "high": high, "mean_scaled": [1.0, 1.0]}))
+    row = {"low": low, "high": high, "mean_scaled": [1.0, 1.0], "sources": ["one", "two"]}
+    (folder / f"{name}.json").write_text(json.dumps(row))
 
 
 def test_teams_are_compared_seed_by_seed(tmp_path, monkeypatch):
@@ -155,7 +159,7 @@ def test_robots_choices_and_gains(hopper):
     assert n == 5
     assert robots.methods(hopper).keys() == {"fairdice", "cloning", "linear"}
     assert "| hopper (small) | fairdice | 5 | 2.079" in robots.table()
-    assert "| hopper (small) | 1 | 0 | 0.1 | 0 | [0.5,0.5] | 1 of 7 |" in robots.choices()
+    assert "| hopper (small) | 2 | 1 | 0 | 0.1 | 0 | [0.5,0.5] | 1 of 7 |" in robots.choices()
     for path in (hopper / "sweep").glob("*.json"):  # an objective earns less than the data's least
         data = json.loads(path.read_text())
         data["episodes"] = [[10, 8, -4 if data["overrides"][-2] == "agent.beta=1" else -2]]
@@ -177,7 +181,8 @@ def test_every_robot_has_its_own_claims(hopper, monkeypatch, capsys):
     row = written["fairdice.nsw_minus_cloning_hopper"]
     assert (len(row["raw"]), row["trial"]) == (10, False)
     written.clear()
-    raw(hopper / "linear", "l", ["env=d4morl/hopper", "agent=fairdice"], 3, [])  # that run diverged
+    words = ["env=d4morl/hopper", "agent=fairdice", "total_steps=9"]
+    raw(hopper / "linear", "l", words, 3, [])  # that run diverged
     robots.claims()
     assert list(written) == ["fairdice.nsw_minus_cloning_hopper"]
     assert "a run's Nash welfare is minus infinity" in capsys.readouterr().out
@@ -289,3 +294,61 @@ def test_a_trial_leaves_raw_files_and_claims_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tabular", "rooms", "--count", "0"])
     with pytest.raises(SystemExit):
         tabular.main()
+
+
+def test_files_of_two_settings_are_never_averaged(hopper):
+    words = ["env=d4morl/hopper", "agent=fairdice", "total_steps=9"]
+    for seed in range(5):  # another study's, beside the first
+        raw(hopper / "fairdice", "old", [*words, "agent.beta=3"], seed, [[10, 2, 2]])
+    with pytest.raises(MarlError, match=r"has agent.beta=3, .* has not: remove the files of one setting"):
+        robots.table()
+    for path in (hopper / "fairdice").glob("old-*"):
+        path.unlink()
+    twin = raw(hopper / "cloning", "again", words, 2, [[10, 2, 2]])
+    with pytest.raises(MarlError, match=r"are the same run: remove one"):
+        robots.claims()
+    twin.unlink()
+    raw(hopper / "sweep", "old", ["env=d4morl/hopper", "agent.beta=1", "total_steps=8"], 100, [[10, 2, 2]])
+    with pytest.raises(MarlError, match=r"remove the files of one setting"):
+        robots.chosen(hopper)
+
+
+def test_robots_of_the_codes_own_sizes_are_claimed_apart(hopper, monkeypatch):
+    written = {}
+    monkeypatch.setattr(robots, "ROOT", hopper.parent)
+    monkeypatch.setattr(robots, "write_claim", lambda **row: written.update({row["id"]: row}))
+    (hopper / "fairdice").rename(hopper / "fairdice_768x3")
+    (hopper / "cloning").rename(hopper / "cloning_768x3")
+    data = hopper.parent / "data" / "hopper.json"
+    data.write_text(json.dumps(json.loads(data.read_text()) | {"sources": ["one"]}))
+    robots.claims()
+    (row,) = written.values()
+    assert row["id"] == "fairdice.nsw_minus_cloning_hopper_768x3"
+    assert row["command"].endswith("--full")
+    assert "of one policy, which leaves no trade-off" in row["note"]
+    assert robots.gain(*(hopper.parent / path for path in row["raw"]))[0] == pytest.approx(np.log(2))
+
+
+def test_the_plan_counts_what_is_run(tmp_path, monkeypatch):
+    """A finished --full leaves nothing to do; size whole is what it needs first."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(robots, "RAW", tmp_path / "raw")
+    started = []
+
+    def measured(path, folder, words, **rest):
+        started.append(folder.name)
+        for i in range(10 if folder.name == "sweep_linear" else 5):
+            varied = [f"agent.beta={i}"] if "sweep" in folder.name else []
+            raw(folder, f"{folder.name}{i}", [*words, *varied], i, [[9, 1, 1]])
+
+    monkeypatch.setattr(stages, "measured", measured)
+    monkeypatch.setattr(robots, "chosen", lambda robot: dict.fromkeys(CHOICES, "1"))
+    study = Study("hopper", "whole", plan("whole", told=False, full=True), None)
+    before = study.minutes_left()
+    assert (study.gpu_runs_left(), before > 100) == (20, True)
+    study.run()
+    assert started[:3] == ["sweep", "sweep_equal", "sweep_linear"]
+    assert started[3:] == [f"{name}_768x3" for name in ("cloning", "fairdice", "linear", "wrong_broadcast")]
+    assert study.gpu_runs_left() == 0
+    names = [stage.name for stage in plan("small", told=True, full=False)]
+    assert names[3:] == ["cloning", "fairdice", "linear", "bc_p", "rvs_p", "modt_p"]

@@ -6,7 +6,7 @@
     python -m experiments.fairdice.robots --workers 1     runs at a time; two without
     python -m experiments.fairdice.robots --told          small, and the baselines that are told a preference
     python -m experiments.fairdice.robots --size whole    20,000 updates, 30 weights, all baselines
-    python -m experiments.fairdice.robots --full          whole, and the code's own sizes in the end, on a GPU
+    python -m experiments.fairdice.robots --full          the code's own sizes at whole's choices, on a GPU
     python -m experiments.fairdice.robots --report        only tables, plots and claims, from the raw files
 
 1. `experts.yaml` trains policies of each robot, each on another weighted sum of its objectives.
@@ -44,13 +44,14 @@ AMATEUR = {"hopper": (0.0, 0.65), "halfcheetah": (0.0, 0.65), "swimmer": (0.35, 
 EPISODES, MEASURED = 400, 32  # of a data set; of a measured run: starts differ by 1e-3 alone
 RUNS = Path("runs/fair_robots")  # below the folder in which the command runs: the repository's root
 
-# With {updates} and {mu_rate}, and {beta}, {penalty}, {weights}, {linear_beta}, {linear_penalty} as chosen.
+# With {updates} and {mu_rate} of the stage, and what the sweeps chose: {beta}, {penalty}, {weights}, ...
 UPDATES = ("loop=transitions", "total_steps={updates}", "agent.policy_decay={updates}")
 MU = "agent.mu_learning_rate={mu_rate}"
 FAIR = (*UPDATES, "agent=fairdice", MU, "agent.beta={beta}", "agent.penalty={penalty}")
 LINEAR = ("agent.beta={linear_beta}", "agent.penalty={linear_penalty}", "agent.weights={weights}")
 # Conditioned ones learn from whole episodes: 2 of 500 steps in every update, so fewer updates. CHOICE
-TOLD = ("total_steps=4000", "loop.batch.sequences=2")
+TOLD_UPDATES = 4_000
+TOLD = ("total_steps={updates}", "loop.batch.sequences=2")
 METHODS: dict[str, tuple[str, ...]] = {
     "cloning": (*UPDATES, "agent=bc"),
     "fairdice": FAIR,
@@ -58,11 +59,35 @@ METHODS: dict[str, tuple[str, ...]] = {
     "wrong_broadcast": (*FAIR, "agent.policy_loss=wrong_broadcast"),
     "bc_p": (*TOLD, "agent=bc", "agent.condition=preference"),
     "rvs_p": (*TOLD, "agent=bc", "agent.condition=outcome"),
-    "modt_p": ("total_steps=4000", "loop.batch.sequences=16", "agent=decision_transformer"),
+    "modt_p": ("total_steps={updates}", "loop.batch.sequences=16", "agent=decision_transformer"),
 }
 COMPARED, TOLD_METHODS = ("cloning", "fairdice", "linear"), ("bc_p", "rvs_p", "modt_p")
 FULL = ("device=cuda", "agent.hidden=768", "agent.layers=3")  # the code's run script
 FULL_METHODS = (*COMPARED, "wrong_broadcast")
+FULL_UPDATES = 100_000
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Runs of one study file that share a folder of raw files.
+
+    Args:
+        name: of the folder.
+        file: the study file.
+        runs: how many.
+        updates: of each.
+        words: settings, some to be filled in.
+        mu_rate: learning rate of mu.
+        gpu: it needs one, and its time was not measured.
+    """
+
+    name: str
+    file: str
+    runs: int
+    updates: int
+    words: tuple[str, ...] = ()
+    mu_rate: float = 0.003  # the code's moves log mu by 0.6 at most in 2,000 updates: short runs need more
+    gpu: bool = False
 
 
 @dataclass(frozen=True)
@@ -99,9 +124,9 @@ _START = 12  # core seconds of any run for its start and its measuring
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("robots", nargs="*", help=f"of {', '.join(ROBOTS)}; all without")
-    parser.add_argument("--size", choices=SIZES, default="small", help="default: small, two core hours")
+    parser.add_argument("--size", choices=SIZES, help="default: small, two core hours")
     parser.add_argument("--told", action="store_true", help="small, and the baselines that are told")
-    parser.add_argument("--full", action="store_true", help="768 x 3 networks and 100,000 updates, on a GPU")
+    parser.add_argument("--full", action="store_true", help="768 x 3, 100,000 updates, on a GPU, after whole")
     parser.add_argument("--workers", type=int, help="runs at a time; default: 2")
     parser.add_argument("--plan", action="store_true", help="say what is left to do, and run nothing")
     parser.add_argument("--report", action="store_true", help="only tables, plots and claims")
@@ -111,19 +136,43 @@ def main() -> None:
         parser.error(f"there is no robot {', '.join(sorted(unknown))}: give of {', '.join(ROBOTS)}")
     if given.workers is not None and given.workers < 1:
         parser.error(f"--workers {given.workers}: give 1 or more")
-    names, size = given.robots or ROBOTS, "whole" if given.full else given.size
-    methods = SIZES[size].methods + (TOLD_METHODS if given.told and size == "small" else ())
-    studies = [Study(robot, size, methods, given.workers) for robot in names]
+    if given.full and (given.told or given.size == "small"):
+        parser.error("--full goes with size whole alone: leave --size and --told out")
+    names, size = given.robots or ROBOTS, "whole" if given.full else given.size or "small"
+    stages_ = plan(size, told=given.told, full=given.full)
+    studies = [Study(robot, size, stages_, given.workers) for robot in names]
     if not given.report:
         if not given.plan:
             minari.import_h5py()  # said now and not after the experts' training
         for at, study in enumerate(studies):
             minutes = sum(other.minutes_left() for other in studies[at:])
-            print(f"{study.robot}, {size}: about {minutes:.0f} core minutes left in all", flush=True)
+            on_gpu = sum(other.gpu_runs_left() for other in studies[at:])
+            rest = f", and {on_gpu} runs on a GPU" * bool(on_gpu)
+            print(f"{study.robot}, {size}: about {minutes:.0f} core minutes left in all{rest}", flush=True)
             if not given.plan:
-                study.run(full=given.full)
+                study.run()
     if not given.plan:
         report.main()
+
+
+def plan(size: str, *, told: bool, full: bool) -> list[Stage]:
+    """What is run of one robot, in order: the sweeps that choose, then the reported methods."""
+    one = SIZES[size]
+    linear_beta = ("agent.beta={linear_beta}", "agent.penalty={linear_penalty}")
+    out = [
+        Stage("sweep", "sweep.yaml", one.sweep, one.swept),
+        Stage("sweep_equal", "sweep.yaml", one.sweep, one.swept, ("agent.weights=[0.5,0.5]",)),
+        Stage("sweep_linear", "linear.yaml", one.linear, one.swept, linear_beta),
+    ]
+    if full:
+        for name in FULL_METHODS:
+            words = (*METHODS[name], *FULL)
+            out.append(Stage(f"{name}_768x3", "final.yaml", SEEDS, FULL_UPDATES, words, 0.0003, gpu=True))
+        return out
+    for name in one.methods + (TOLD_METHODS if told and size == "small" else ()):
+        updates = TOLD_UPDATES if name in TOLD_METHODS else one.updates
+        out.append(Stage(name, "final.yaml", SEEDS, updates, METHODS[name]))
+    return out
 
 
 class Study:
@@ -132,53 +181,49 @@ class Study:
     Args:
         robot: its name.
         size: of `SIZES`.
-        methods: that are reported.
+        plan: its stages.
         workers: runs at a time; None: the study files' own.
     """
 
-    def __init__(self, robot: str, size: str, methods: tuple[str, ...], workers: int | None) -> None:
-        self.robot, self.size, self.methods, self.workers = robot, size, methods, workers
+    def __init__(self, robot: str, size: str, plan: list[Stage], workers: int | None) -> None:
+        self.robot, self.size, self.plan, self.workers = robot, size, plan, workers
         self.raw, self.data = report.RAW / size / robot, RUNS / size / "data" / robot
 
-    def run(self, *, full: bool) -> None:
-        part = {"only": self.size}
-        self._stage("sweep.yaml", "sweep", [], **part)
-        self._stage("sweep.yaml", "sweep_equal", ["agent.weights=[0.5,0.5]"], **part)
-        best = report.chosen(self.raw)
-        words = [f"agent.beta={best['linear_beta']}", f"agent.penalty={best['linear_penalty']}"]
-        self._stage("linear.yaml", "sweep_linear", words, **part)
-        best = report.chosen(self.raw)
-        # The code's rate moves log mu by 0.6 at most in 2,000 updates, which short runs need more of.
-        updates, mu_rate = (100_000, 0.0003) if full else (SIZES[self.size].updates, 0.003)
-        for name in FULL_METHODS if full else self.methods:
-            words = [word.format(**best, updates=updates, mu_rate=mu_rate) for word in METHODS[name]]
-            profile = FULL if full else ()
-            self._stage("final.yaml", f"{name}_768x3" if full else name, [*words, *profile])
+    def run(self) -> None:
+        for stage in self.plan:
+            best = {"updates": stage.updates, "mu_rate": stage.mu_rate}
+            if stage.name not in report.SWEEPS[:2]:
+                best |= report.chosen(self.raw)
+            self._stage(stage, [word.format(**best) for word in stage.words])
 
-    def _stage(self, file: str, name: str, words: list[str], **part: str) -> None:
+    def _stage(self, stage: Stage, words: list[str]) -> None:
         print(f"{self.robot}: about {self.minutes_left():.0f} core minutes left", flush=True)
         stages.measured(
-            report.HERE / file,
-            self.raw / name,
+            report.HERE / stage.file,
+            self.raw / stage.name,
             [f"env=d4morl/{self.robot}", f"loop.data={self.data}", *words],
             episodes=MEASURED,
             explore=0.0,
             workers=self.workers,
             before=self._collect,
-            **part,
+            only=self.size if stage.name in report.SWEEPS else "",
         )
 
     def minutes_left(self) -> float:
         """Core minutes of the runs without a raw file, and of experts whose data set is not there."""
-        size, seconds = SIZES[self.size], 0.0
-        plan = {"sweep": size.sweep, "sweep_equal": size.sweep, "sweep_linear": size.linear}
-        for stage, runs in (plan | dict.fromkeys(self.methods, SEEDS)).items():
-            updates = size.swept if stage in plan else 4_000 if stage in TOLD_METHODS else size.updates
-            left = max(0, runs - len(list((self.raw / stage).glob("*.json"))))
-            seconds += left * (updates / _RATES.get(stage, _RATE) + _START)
-        if seconds and not minari.is_dataset(self.data):
+        size, on_cpu = SIZES[self.size], [stage for stage in self.plan if not stage.gpu]
+        each = {stage.name: stage.updates / _RATES.get(stage.name, _RATE) + _START for stage in on_cpu}
+        seconds = sum(self._left(stage) * each[stage.name] for stage in on_cpu)
+        if (seconds or self.gpu_runs_left()) and not minari.is_dataset(self.data):
             seconds += size.experts * (size.steps / _STEPS + _START)
         return seconds / 60
+
+    def gpu_runs_left(self) -> int:
+        """Runs without a raw file whose time was not measured."""
+        return sum(self._left(stage) for stage in self.plan if stage.gpu)
+
+    def _left(self, stage: Stage) -> int:
+        return max(0, stage.runs - len(report.cells_of(self.raw, stage.name)))
 
     def _collect(self) -> None:
         """Train the experts and write the data set, unless that is there."""
@@ -190,6 +235,8 @@ class Study:
         random, scaled = AMATEUR[self.robot]
         how = {"random": [random], "scaled": scaled, "world": ["env.weights=[]"]}
         stages.export(runs, self.data, self.raw.parent / "data", episodes=EPISODES, **how)
+        if report.policies(self.raw) < 2:
+            print(f"{self.robot}: one expert dominates all others: its data hold no trade-off of objectives")
 
 
 def undominated(jobs: list[Job]) -> list[Path]:

@@ -28,13 +28,25 @@ from marl.files import write_atomic
 HERE = stages.HERE / "robots"
 RAW = HERE / "raw"
 SWEEPS = ("sweep", "sweep_equal", "sweep_linear")  # on the seed that chooses
+SWEPT = ("agent.beta", "agent.penalty", "agent.weights")  # what they vary
 CLONING, OURS, LINEAR = "cloning", "fairdice", "linear"
+FULL = "_768x3"  # after the name of a method with the code's own sizes
+
+
+def _data(robot: Path) -> dict[str, Any]:
+    """The row of its data set."""
+    row: dict[str, Any] = json.loads((robot.parent / "data" / f"{robot.name}.json").read_text())
+    return row
+
+
+def policies(robot: Path) -> int:
+    """How many play in its data set: one leaves nothing to weigh, but how well it is imitated."""
+    return len(_data(robot)["sources"])
 
 
 def scaled_returns(cell: Cell) -> np.ndarray:
     """Of its episodes (E, K)."""
-    robot = cell.path.parents[1]
-    row = json.loads((robot.parent / "data" / f"{robot.name}.json").read_text())
+    row = _data(cell.path.parents[1])
     return scaled(cell.return_EK, cell.length_E, np.array(row["low"]), np.array(row["high"]))
 
 
@@ -44,8 +56,9 @@ def welfare(cell: Cell) -> float:
 
 
 def cells_of(robot: Path, stage: str) -> list[Cell]:
-    """Seeds in order."""
+    """Seeds in order; files of two settings are refused."""
     found = stages.read(sorted((robot / stage).glob("*.json")))
+    stages.agree(found, SWEPT if stage in SWEEPS else ())
     return sorted(found, key=lambda cell: cell.seed)
 
 
@@ -97,46 +110,55 @@ def gain(*paths: Path) -> Derived:
     found: dict[str, dict[int, float]] = {}
     for cell in stages.read(paths):
         found.setdefault(cell.path.parent.name, {})[cell.seed] = welfare(cell)
-    ours = found.pop(OURS)
+    ours = found.pop(next(name for name in found if name.removesuffix(FULL) == OURS))
     ((_, other),) = found.items()
     gains = [ours[seed] - other[seed] for seed in sorted(ours)]
     return (*stages.mean(gains), len(gains))
 
 
-def claim(robot: Path, other: str, note: str) -> None:
-    """Of one robot, where both methods have been run on the same seeds."""
-    found = methods(robot)
-    if not {OURS, other} <= found.keys():
+def claim(robot: Path, other: str, note: str, full: str = "") -> None:
+    """Of one robot, where both methods have been run on the same seeds.
+
+    Args:
+        robot: its folder.
+        other: the method that FairDICE is compared with.
+        note: what that is.
+        full: FULL for the code's own sizes.
+    """
+    found, ours, theirs = methods(robot), OURS + full, other + full
+    if not {ours, theirs} <= found.keys():
         return
-    cells = found[OURS] + found[other]
-    seeds = len(found[OURS])
-    if [c.seed for c in found[OURS]] != [c.seed for c in found[other]]:
-        print(f"{named(robot)}: no claim about {other} before all its seeds have been run")
+    cells = found[ours] + found[theirs]
+    if [c.seed for c in found[ours]] != [c.seed for c in found[theirs]]:
+        print(f"{named(robot)}: no claim about {theirs} before all its seeds have been run")
         return
     if not all(np.isfinite(welfare(cell)) for cell in cells):
-        print(f"{named(robot)}: no claim about {other}: a run's Nash welfare is minus infinity")
+        print(f"{named(robot)}: no claim about {theirs}: a run's Nash welfare is minus infinity")
         return
     paths = [cell.path for cell in cells]
     size = "" if robot.parent.name == "small" else f"_{robot.parent.name}"
+    how = " --full" if full else f" --size {robot.parent.name}" * bool(size)
+    alone = " of one policy, which leaves no trade-off" * (policies(robot) < 2)
     write_claim(
-        id=f"fairdice.nsw_minus_{other}_{robot.name}{size}",
+        id=f"fairdice.nsw_minus_{other}_{robot.name}{size}{full}",
         unit="nats",
         test="low > 0",
         derive_with="experiments.fairdice.robots.report:gain",
         raw=[str(path.relative_to(ROOT)) for path in paths],
-        command="python -m experiments.fairdice.robots" + f" --size {robot.parent.name}" * bool(size),
-        note=f"Nash welfare of FairDICE minus that of {note}; {robot.name}, one data set of own amateurs, "
-        f"{cells[0].words['total_steps']} updates; beta of both and linear weights chosen online on "
+        command="python -m experiments.fairdice.robots" + how,
+        note=f"Nash welfare of FairDICE minus that of {note}; {robot.name}, one data set of own amateurs"
+        f"{alone}, {cells[0].words['total_steps']} updates; beta of both and linear weights chosen online on "
         "another seed, the interval is over the learners' seeds",
-        trial=seeds < tables.CLAIM_SEEDS,
+        trial=len(found[ours]) < tables.CLAIM_SEEDS,
         made=tables.made(paths),
     )
 
 
 def claims() -> None:
     for robot in robots():
-        claim(robot, CLONING, "behaviour cloning")
-        claim(robot, LINEAR, f"the best of {len(cells_of(robot, SWEEPS[2]))} linear weights")
+        for full in ("", FULL):
+            claim(robot, CLONING, "behaviour cloning", full)
+            claim(robot, LINEAR, f"the best of {len(cells_of(robot, SWEEPS[2]))} linear weights", full)
 
 
 # Tables and plots
@@ -164,14 +186,14 @@ def table() -> str:
 def choices() -> str:
     """Markdown: what the sweeps chose, on seed 100, and how many of their runs diverged."""
     lines = [
-        "| robot | beta | penalty | linear: beta | penalty | weights | runs that diverged |",
-        "|---|---|---|---|---|---|---|",
+        "| robot | policies in the data | beta | penalty | linear: beta | penalty | weights | diverged |",
+        "|---|---|---|---|---|---|---|---|",
     ]
     for robot in robots():
         cells = [cell for stage in SWEEPS for cell in cells_of(robot, stage)]
         if all(cells_of(robot, stage) for stage in SWEEPS[:2]):
             lost = sum(not len(cell.return_EK) for cell in cells)
-            row = [*chosen(robot).values(), f"{lost} of {len(cells)}"]
+            row = [str(policies(robot)), *chosen(robot).values(), f"{lost} of {len(cells)}"]
             lines.append(f"| {named(robot)} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 

@@ -60,7 +60,9 @@ def aim(cell: Cell) -> float:
 def chosen(world: Path) -> dict[str, str]:
     """Beta by alpha: the best of the part tune."""
     found: dict[str, list[Cell]] = {}
-    for cell in cells_of(world, "tune"):
+    tuning = cells_of(world, "tune")
+    stages.agree(tuning, ("agent.alpha", "agent.beta"))
+    for cell in tuning:
         found.setdefault(cell.words["agent.alpha"], []).append(cell)
     if not found:
         raise MarlError(f"nothing is tuned on {world.name}: run python -m experiments.fairdice.teams")
@@ -68,9 +70,11 @@ def chosen(world: Path) -> dict[str, str]:
 
 
 def returns(world: str, cells: Sequence[Cell]) -> Returns:
-    """Of every method the runs' mean returns, seeds in order."""
+    """Of every method the runs' mean returns, seeds in order; files of two settings are refused."""
     low_K, high_K = limits(world)
     out: Returns = {}
+    for name in {method(cell) for cell in cells}:
+        stages.agree([cell for cell in cells if method(cell) == name])
     for cell in sorted(cells, key=lambda c: (c.words["agent"], c.words.get("agent.alpha", ""), c.seed)):
         if not len(cell.return_EK):
             continue  # it diverged; the seeds of its row say so
