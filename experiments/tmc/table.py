@@ -234,10 +234,28 @@ def table(measured: Measured) -> str:
     return "\n".join(lines) + "\n"
 
 
+def in_hindsight(measured: Measured, env: str, rival: str) -> str:
+    """A rival's fewest messages per agent-step that win what TMC does, both IQM of the reported seeds.
+
+    Nobody could have chosen that threshold, as it is found on these seeds; it tells what a choice cost.
+    """
+    level = float(estimate(cells(measured, "tmc", wins, env=env, rival=rival)).value)
+    by: dict[tuple[str, ...], tuple[Cells, Cells]] = {}
+    mine = [m for m in measured if (m["env"], m["agent"]) == (env, rival)]
+    for m in mine:
+        for entry in (entry for entry in m["entries"] if entry["channel"] == "perfect"):
+            won, sent = by.setdefault(tuple(entry["words"]), ({}, {}))
+            won[env, m["seed"]], sent[env, m["seed"]] = wins(entry), talk(entry)
+    whole = [pair for pair in by.values() if len(pair[0]) == len(mine)]
+    enough = [float(estimate(sent).value) for won, sent in whole if float(estimate(won).value) >= level]
+    return f"{min(enough):.2f}" if enough else "-"
+
+
 def compared(measured: Measured) -> str:
     """Markdown, a row per world and rival: messages at matched wins."""
     head = "| world | rival | threshold of TMC | of the rival | wins of TMC | of the rival | messages of TMC "
-    lines = [head + "| of the rival | ratio | TMC wins |", "|" + "---|" * 10]
+    head += "| of the rival | ratio | TMC wins | rival, in hindsight |"
+    lines = [head, "|" + "---|" * 11]
     for env in sorted({m["env"] for m in measured}):
         share = "success" in any_entry(measured, env)
         for rival in (rival for rival in RIVALS if ratios(measured, rival, env)):
@@ -246,7 +264,8 @@ def compared(measured: Measured) -> str:
                 for agent in ("tmc", rival):
                     row.append(_cell(cells(measured, agent, of, env=env, rival=rival), as_share))
             row += [_cell(ratios(measured, rival, env), False)]
-            lines.append("| " + " | ".join([*row, likeness(measured, rival, env) if share else "-"]) + " |")
+            row += [likeness(measured, rival, env) if share else "-", in_hindsight(measured, env, rival)]
+            lines.append("| " + " | ".join(row) + " |")
     return "\n".join(lines) + "\n"
 
 
@@ -432,7 +451,8 @@ def page(paths: Sequence[Path], measured: Measured) -> str:
     tried = f"Other settings, tuning seeds (trials):\n\n{tried}\n" if tried else ""
     tried += f"Worlds that were looked at, a number per seed (trials):\n\n{looked_at()}\n"
     alike = (
-        f"Messages where both win as much (matched: within {100 * NEAR:.0f} points):\n\n{compared(measured)}"
+        f"Messages where both win as much (matched: within {100 * NEAR:.0f} points; in hindsight: the "
+        f"rival's fewest on the reported seeds that win what TMC does there):\n\n{compared(measured)}"
     )
     return f"{table(measured)}\n{alike}\n{tried}{about}\n\n{pictures}\n"
 

@@ -221,6 +221,13 @@ def test_messages_are_compared_where_both_win_as_much(reported):
     shown = table.compared(measured)
     assert "| vbc | delta=0 | - | 90.0% [" in shown
     assert "| 1.40 [1.40, 1.40] | matched |" in shown
+    for m in measured:
+        if m["agent"] == "vbc":  # a threshold that nobody chose wins as much with 5.6 of 56 messages
+            m["entries"] += [entry(0.95, 5.6, ["agent.x=1"]), entry(0.5, 2.8, ["agent.x=2"])]
+    assert table.in_hindsight(measured, ENV, "vbc") == "0.10"
+    assert "| matched | 0.10 |" in table.compared(measured)
+    next(m for m in measured if m["agent"] == "vbc")["entries"].pop(-2)  # not on every seed
+    assert table.in_hindsight(measured, ENV, "vbc") != "0.10"
     assert "| 5.60 [5.60, 5.60] | fewer |" in shown
 
 
