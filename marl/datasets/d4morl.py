@@ -3,8 +3,11 @@
     python -m marl.datasets.d4morl <file.pkl> <out.npz>
 
 converts one file once; the offline loop reads the npz (`loop.data=<out.npz>`). A pickle is a program: the
-reader here builds lists, dicts, numbers, text and numpy arrays, and refuses everything else before it is
-called.
+reader (pickles.py) builds lists, dicts, numbers, text and numpy arrays, and refuses everything else before it
+is called.
+
+A trajectory is one episode: its terminals may mark the last step alone, and its next_observations must be the
+observations of the step that follows, as the collector writes them.
 
 | key of the npz | shape | meaning |
 |---|---|---|
@@ -20,13 +23,10 @@ format is the code's.
 
 from __future__ import annotations
 
-import collections
 import itertools
 import os
-import pickle
 import sys
 import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -35,6 +35,8 @@ import numpy as np
 import torch
 
 from marl import files
+from marl.datasets import checks, pickles
+from marl.datasets.checks import Unfit
 from marl.datasets.episode import Episode
 from marl.errors import CorruptFileError, MarlError
 from marl.types import EnvSpec
@@ -45,96 +47,76 @@ _REAL = ("observations", "actions", "next_observations", "raw_rewards", "prefere
 _MEMORY = 2.5  # bytes of memory per byte of the file, for the list and one float32 copy; CHOICE
 
 
-def _encode(text: Any, encoding: Any = "latin1", *_: Any) -> bytes:
-    """What numpy's old pickles call _codecs.encode for."""
-    if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
-        raise pickle.UnpicklingError("_codecs.encode with anything but text in latin1")
-    return text.encode("latin1")
-
-
-def _allowed() -> dict[tuple[str, str], Any]:
-    from numpy._core import multiarray
-
-    reconstruct, scalar = multiarray._reconstruct, multiarray.scalar  # type: ignore[attr-defined]
-    out: dict[tuple[str, str], Any] = {
-        ("collections", "defaultdict"): collections.defaultdict,
-        ("builtins", "list"): list,
-        ("__builtin__", "list"): list,
-        ("numpy", "ndarray"): np.ndarray,
-        ("numpy", "dtype"): np.dtype,
-        ("_codecs", "encode"): _encode,
-    }
-    for package in ("numpy.core", "numpy._core"):
-        out |= {(f"{package}.multiarray", "_reconstruct"): reconstruct}
-        out |= {(f"{package}.multiarray", "scalar"): scalar}
-    return out
-
-
-class _Reader(pickle.Unpickler):
-    """Builds nothing but arrays and containers."""
-
-    _names = _allowed()
-
-    def find_class(self, module: str, name: str) -> Any:
-        found = self._names.get((module, name))
-        if found is None:
-            raise pickle.UnpicklingError(f"it asks for {module}.{name}, which is no array or container")
-        return found
-
-    def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to objects outside the file")
-
-
 def load(path: Path) -> list[dict[str, np.ndarray]]:
     """The trajectories of a published file, checked.
 
     Raises:
-        CorruptFileError: the file asks for code, or a trajectory lacks a key, has wrong shapes, NaN, or a
-            preference that changes within it.
+        CorruptFileError: the file asks for code, a trajectory lacks a key, has wrong shapes, NaN, or a
+            preference that changes within it, ends or jumps on the way, or is not as wide as the first.
     """
-    try:
-        with path.open("rb") as file:
-            content = _Reader(file).load()
-    except OSError as error:
-        raise CorruptFileError(path, error.strerror or "it cannot be read") from error
-    except Exception as error:  # what a damaged or hostile pickle raises has no end
-        raise CorruptFileError(path, f"it was refused: {error}") from error
+    content = pickles.load(path)
     if not isinstance(content, list) or not content:
         raise CorruptFileError(path, "it is not a list of trajectories")
-    return [_checked(path, i, trajectory) for i, trajectory in enumerate(content)]
+    out: list[dict[str, np.ndarray]] = []
+    for i, trajectory in enumerate(content):
+        try:
+            out.append(_checked(trajectory))
+            _as_wide(out[-1], out[0])
+        except Unfit as error:
+            raise CorruptFileError(path, f"trajectory {i} {error}") from error
+    return out
 
 
-def _checked(path: Path, i: int, trajectory: Any) -> dict[str, np.ndarray]:
-    def wrong(what: str) -> CorruptFileError:
-        return CorruptFileError(path, f"trajectory {i} {what}")
-
+def _checked(trajectory: Any) -> dict[str, np.ndarray]:
     if not isinstance(trajectory, Mapping):
-        raise wrong("is not a mapping")
+        raise Unfit("is not a mapping")
     missing = [key for key in _KEYS if key not in trajectory]
     if missing:
-        raise wrong(f"has no {missing[0]}")
-    out: dict[str, np.ndarray] = {}
+        raise Unfit(f"has no {missing[0]}")
+    parts: dict[str, np.ndarray] = {}
     for key in _KEYS:
-        value = np.asarray(trajectory[key])
-        if value.dtype == object or value.dtype.kind not in "fiub":
-            raise wrong(f"has a {key} that is not an array of numbers")
-        out[key] = (
-            value.astype(np.float32) if key in _REAL else value.astype(bool).reshape(len(value), -1)[:, 0]
-        )
-    T = len(out["terminals"])
-    if T == 0 or any(len(value) != T for value in out.values()):
-        raise wrong("has parts of unequal length")
-    if any(out[key].ndim != 2 for key in _REAL):
-        raise wrong("has a part that is not a table")
-    if out["next_observations"].shape != out["observations"].shape:
-        raise wrong("has next observations of another size")
-    if out["raw_rewards"].shape != out["preference"].shape:
-        raise wrong("has rewards and preferences of unequal number")
+        try:
+            parts[key] = pickles.numbers(trajectory[key])
+        except (ValueError, OverflowError) as error:
+            raise Unfit(f"has {key} that are not an array of numbers ({error})") from error
+    out = _columns(parts)
     if not all(np.isfinite(out[key]).all() for key in _REAL):
-        raise wrong("holds NaN or infinite numbers")
+        raise Unfit("holds NaN or infinite numbers: repair or drop it")
     if not (out["preference"] == out["preference"][0]).all():
-        raise wrong("changes its preference on the way")
+        raise Unfit("changes its preference on the way")
+    _is_one(out, slice(None))
     return out
+
+
+def _columns(parts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The arrays of a trajectory or of a file: tables of float32 and flags, of one length."""
+    out = {key: checks.reals(key, parts[key]) for key in _REAL}
+    for key, table in out.items():
+        if table.ndim != 2:
+            raise Unfit(f"has {key} of shape {table.shape}, which is not a table")
+    X = len(out["observations"])
+    if X == 0 or any(len(table) != X for table in out.values()):
+        raise Unfit("has parts of unequal length, or empty ones")
+    if out["next_observations"].shape != out["observations"].shape:
+        raise Unfit("has next observations of another size")
+    if out["raw_rewards"].shape != out["preference"].shape:
+        raise Unfit("has rewards and preferences of unequal number")
+    return out | {key: checks.flags(key, parts[key], X) for key in ("terminals", "timeouts") if key in parts}
+
+
+def _as_wide(one: Mapping[str, np.ndarray], first: Mapping[str, np.ndarray]) -> None:
+    for key in _REAL:
+        here, there = one[key].shape[1], first[key].shape[1]
+        if here != there:
+            raise Unfit(f"has {key} of width {here}, where trajectory 0 has {there}: give one world's data")
+
+
+def _is_one(columns: Mapping[str, np.ndarray], rows: slice) -> None:
+    """Refuse rows that are not one episode in order."""
+    for key in ("terminals", "timeouts"):
+        if key in columns:
+            checks.ends_last(key, columns[key][rows])
+    checks.follows(columns["next_observations"][rows], columns["observations"][rows])
 
 
 def convert(source: Path, target: Path, *, limit: int = LIMIT) -> dict[str, int]:
@@ -175,24 +157,26 @@ def read(path: Path, spec: EnvSpec) -> Iterator[Episode]:
     """The trajectories of a converted file as episodes of a world of one agent.
 
     Raises:
-        CorruptFileError: the file is not such an npz.
+        CorruptFileError: the file is not such an npz, or one of its trajectories ends or jumps on the way.
     """
     if not zipfile.is_zipfile(path):
         fix = "convert a published one with python -m marl.datasets.d4morl <file.pkl> <out.npz>"
         raise CorruptFileError(path, f"it is not a converted D4MORL file, or not whole; {fix}")
     try:
         with np.load(path, allow_pickle=False) as npz:
-            arrays = {key: npz[key] for key in (*_KEYS, "timeouts", "traj_starts")}
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            parts = {key: npz[key] for key in (*_KEYS, "timeouts", "traj_starts")}
+    except Exception as error:  # what a damaged file raises has no end
         raise CorruptFileError(path, f"it is not a converted D4MORL file ({error})") from error
-    X, starts_E = len(arrays["terminals"]), arrays["traj_starts"]
-    if any(len(arrays[key]) != X for key in _KEYS) or X == 0:
-        raise CorruptFileError(path, "its arrays are of unequal length, or empty")
-    edges = [*starts_E.tolist(), X]
-    if edges[0] != 0 or any(first >= end for first, end in itertools.pairwise(edges)):
-        raise CorruptFileError(path, "its traj_starts do not rise from 0 to the number of rows")
-    for first, end in itertools.pairwise(edges):
+    try:
+        arrays = _columns(parts)
+    except Unfit as error:
+        raise CorruptFileError(path, f"it {error}") from error
+    for i, (first, end) in enumerate(_edges(path, parts["traj_starts"], len(arrays["terminals"]))):
         rows = slice(first, end)
+        try:
+            _is_one(arrays, rows)
+        except Unfit as error:
+            raise CorruptFileError(path, f"trajectory {i} {error}") from error
         seen = np.concatenate([arrays["observations"][rows], arrays["next_observations"][end - 1 : end]])
         obs, L = torch.from_numpy(seen), end - first
         yield Episode(
@@ -203,7 +187,18 @@ def read(path: Path, spec: EnvSpec) -> Iterator[Episode]:
             actions_LN=torch.from_numpy(arrays["actions"][rows])[:, None],
             reward_LK=torch.from_numpy(arrays["raw_rewards"][rows]),
             terminated=bool(arrays["terminals"][end - 1]),
+            origin=f"{path}: trajectory {i}",
         )
+
+
+def _edges(path: Path, starts_E: np.ndarray, length: int) -> Iterator[tuple[int, int]]:
+    """First row and end of every trajectory."""
+    if starts_E.dtype.kind not in "iu" or starts_E.ndim != 1:
+        raise CorruptFileError(path, f"its traj_starts are no list of row numbers, but {starts_E.dtype}")
+    edges = [*starts_E.tolist(), length]
+    if edges[0] != 0 or any(first >= end for first, end in itertools.pairwise(edges)):
+        raise CorruptFileError(path, "its traj_starts do not rise from 0 to the number of rows")
+    return itertools.pairwise(edges)
 
 
 def main(words: Sequence[str]) -> int:

@@ -25,6 +25,8 @@ import torch
 from torch import Tensor
 
 from marl import files
+from marl.datasets import checks
+from marl.datasets.checks import Unfit
 from marl.datasets.episode import Episode
 from marl.errors import CorruptFileError, MarlError
 from marl.offline.transitions import objectives_of
@@ -32,6 +34,8 @@ from marl.types import Box, EnvSpec
 
 _DATA, _META = "main_data.hdf5", "metadata.json"
 _FORMAT = "0.5.4"  # of Minari, whose layout this is
+# What h5py, numpy and torch raise for parts of an episode that are missing or of another kind.
+_BROKEN = (KeyError, ValueError, IndexError, TypeError, AttributeError, OSError, RuntimeError, OverflowError)
 
 
 def import_h5py() -> Any:
@@ -202,8 +206,9 @@ def read(folder: Path, spec: EnvSpec) -> Iterator[Episode]:
     A step that is neither terminated nor truncated at an episode's end counts as truncated.
 
     Raises:
-        CorruptFileError: there is no data set, the file is damaged, or an episode lacks a part or holds
-            unequal lengths.
+        CorruptFileError: there is no data set, the file is damaged, or an episode lacks a part, holds
+            unequal lengths or what is no number, ends on the way, or has fractions for a discrete world's
+            actions.
     """
     about(folder)
     place, h5py = _place(folder), import_h5py()
@@ -216,9 +221,12 @@ def read(folder: Path, spec: EnvSpec) -> Iterator[Episode]:
     with file:
         for name in sorted(file, key=lambda n: _number(path, n)):
             try:
-                yield _get(file[name], spec)
-            except (KeyError, ValueError, IndexError, TypeError, AttributeError, OSError) as error:
+                episode = _get(file[name], spec, f"{path}: {name}")
+            except Unfit as error:
+                raise CorruptFileError(path, f"{name} {error}") from error
+            except _BROKEN as error:
                 raise CorruptFileError(path, f"{name} is not whole ({error})") from error
+            yield episode
 
 
 def _number(path: Path, name: str) -> int:
@@ -229,24 +237,27 @@ def _number(path: Path, name: str) -> int:
     return int(digits)
 
 
-def _get(group: Any, spec: EnvSpec) -> Episode:
-    def floats(data: Any) -> Tensor:
-        return torch.from_numpy(np.asarray(data[()], dtype=np.float32))
+def _get(group: Any, spec: EnvSpec, origin: str) -> Episode:
+    def floats(name: str, data: Any) -> Tensor:
+        return torch.from_numpy(checks.reals(name, data[()]))
 
-    seen, reward = group["observations"], floats(group["rewards"])
+    seen, reward = group["observations"], floats("rewards", group["rewards"])
     L, N, A = len(reward), spec.n_agents, spec.n_actions
     reward = reward[:, None] if reward.dim() == 1 else reward
-    actions = torch.from_numpy(np.asarray(group["actions"][()]))
-    actions = actions.to(torch.int64 if spec.discrete else torch.float32)
+    actions = _actions(group["actions"][()], spec)
     if hasattr(seen, "keys"):
-        obs, state = floats(seen["obs"]), floats(seen["state"])
+        obs, state = floats("obs", seen["obs"]), floats("state", seen["state"])
         avail, alive = (torch.from_numpy(seen[n][()]).bool() for n in ("avail", "alive"))
     else:
-        state = floats(seen)
+        state = floats("observations", seen)
         obs, actions = state[:, None], actions[:, None]
         avail, alive = torch.ones(L + 1, N, A, dtype=torch.bool), torch.ones(L + 1, N, dtype=torch.bool)
     if len(obs) != L + 1 or len(actions) != L or L == 0:
         raise ValueError(f"{L} rewards, {len(actions)} actions, {len(obs)} observations")
+    ended_L = checks.flags("terminations", group["terminations"][()], L)
+    cut_L = checks.flags("truncations", group["truncations"][()], L) if "truncations" in group else ended_L
+    checks.ends_last("terminations", ended_L)
+    checks.ends_last("truncations", cut_L)
     return Episode(
         obs_UNO=obs,
         state_US=state,
@@ -254,5 +265,19 @@ def _get(group: Any, spec: EnvSpec) -> Episode:
         alive_UN=alive,
         actions_LN=actions,
         reward_LK=reward,
-        terminated=bool(group["terminations"][-1]),
+        terminated=bool(ended_L[-1]),
+        origin=origin,
     )
+
+
+def _actions(value: Any, spec: EnvSpec) -> Tensor:
+    """float32 of a Box, int64 of numbered actions."""
+    array = np.asarray(value)
+    if not spec.discrete or array.dtype.kind not in "fiub":
+        return torch.from_numpy(checks.reals("actions", array))
+    if array.dtype.kind == "f" and not (np.isfinite(array) & (array == np.round(array))).all():
+        raise Unfit(
+            f"has actions that are no whole numbers, env={spec.name} numbers its own from 0 to "
+            f"{spec.n_actions - 1}: use the env that the data were made in"
+        )
+    return torch.from_numpy(array.astype(np.int64))

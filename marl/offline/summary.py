@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from marl.errors import MarlError
 from marl.offline.reach import keys, reached
-from marl.offline.transitions import transitions
+from marl.offline.transitions import Transitions, transitions
 from marl.types import Batch, EnvSpec
 
 _FLAT = 1e-6  # a feature that varies less is left unscaled; CHOICE
@@ -82,8 +82,9 @@ def summarise(data: Iterable[Batch]) -> Summary:
         data: whole episodes in order, as `Replay.scan` gives them.
 
     Raises:
-        MarlError: there is no transition, or a reward or observation is not finite.
+        MarlError: there is no transition, or a number in one is not finite.
     """
+    episodes = 0
     obs, state = _Moments(), _Moments()
     starts: list[Tensor] = []
     rewards: list[Tensor] = []
@@ -92,6 +93,8 @@ def summarise(data: Iterable[Batch]) -> Summary:
     edges: list[tuple[Tensor, Tensor, Tensor]] = []
     for batch in data:
         t = transitions(batch)
+        _refuse_not_finite(t, episodes)
+        episodes += int(t.first_X.sum())
         obs.add(t.obs_XNO.flatten(0, 1))
         state.add(t.state_XS)
         starts.append(t.state_XS[t.first_X])
@@ -107,11 +110,6 @@ def summarise(data: Iterable[Batch]) -> Summary:
     return_EK = torch.zeros(E, reward_XK.shape[1], dtype=torch.float64, device=reward_XK.device)
     return_EK.index_add_(0, episode_X, reward_XK)
     (obs_mean, obs_std), (state_mean, state_std) = obs.take(), state.take()
-    for name, value in (("reward", reward_XK), ("observation", obs_mean), ("state", state_mean)):
-        if not bool(torch.isfinite(value).all()):
-            raise MarlError(
-                f"the data set holds a {name} that is NaN or infinite: repair or drop its episode"
-            )
     rewarded_XK = reward_XK > reward_XK.amin(0)
     key_X, next_key_X, terminated_X = (torch.cat(part) for part in zip(*edges, strict=True))
     return Summary(
@@ -129,6 +127,30 @@ def summarise(data: Iterable[Batch]) -> Summary:
         state_mean_S=state_mean,
         state_std_S=state_std,
     )
+
+
+def _refuse_not_finite(t: Transitions, before: int) -> None:
+    """Raise MarlError where a number is NaN or infinite.
+
+    Args:
+        t: of a batch.
+        before: episodes that began in earlier ones.
+    """
+    parts = {
+        "reward": t.reward_XK,
+        "observation": t.obs_XNO,
+        "state": t.state_XS,
+        "next state": t.next_state_XS,
+        "action": t.actions_XN,
+    }
+    for name, value in parts.items():
+        wrong_X = ~value.isfinite().flatten(1).all(-1)
+        if bool(wrong_X.any()):
+            x = int(wrong_X.nonzero()[0])
+            episode = before + int(t.first_X[: x + 1].sum()) - 1
+            raise MarlError(
+                f"episode {episode} of the data set holds a {name} that is NaN or infinite: repair or drop it"
+            )
 
 
 class Scaler(nn.Module):

@@ -1,13 +1,10 @@
-"""Data sets on disk: Minari's layout both ways, D4MORL's pickles, and what is refused."""
-
-import collections
-import pickle
+"""Data sets on disk: Minari's layout both ways, and what is refused."""
 
 import numpy as np
 import pytest
 import torch
 
-from marl.datasets import d4morl, episodes_of, memory_of, minari
+from marl.datasets import episodes_of, memory_of, minari
 from marl.datasets.behaviour import Unsteady
 from marl.datasets.collect import play
 from marl.envs.momdp import Config as World
@@ -16,7 +13,7 @@ from marl.envs.predator_prey.continuous import Config as Chase
 from marl.errors import CorruptFileError, FieldError, MarlError
 from marl.rng import Rng
 from marl.rollout import Rollout
-from marl.types import Act, Box, EnvSpec
+from marl.types import Act, Box, Discrete, EnvSpec
 
 CPU = torch.device("cpu")
 
@@ -228,128 +225,95 @@ def test_a_vector_is_not_taken_for_the_teams_reward():
         memory_of(one, episodes, CPU)
 
 
-# D4MORL
+def steps_of(discrete, **changes):
+    """Arrays of a plain episode of four steps."""
+    rng = np.random.default_rng(0)
+    out = {
+        "observations": rng.normal(size=(5, 3)),
+        "actions": np.arange(4) if discrete else rng.uniform(-1, 1, size=(4, 2)),
+        "rewards": rng.normal(size=(4, 2)),
+        "terminations": np.arange(4) == 3,
+        "truncations": np.zeros(4, bool),
+    }
+    return out | changes
 
 
-def trajectory(T, seed=0, **changes):
-    rng = np.random.default_rng(seed)
-    out = collections.defaultdict(list)
-    out["observations"] = rng.normal(size=(T, 3))
-    out["next_observations"] = rng.normal(size=(T, 3))
-    out["actions"] = rng.uniform(-1, 1, size=(T, 2))
-    out["raw_rewards"] = rng.normal(size=(T, 2))
-    out["preference"] = np.tile([0.25, 0.75], (T, 1))
-    out["terminals"] = np.arange(T) == T - 1
-    out.update(changes)
-    return out
-
-
-def spec_of():
+def foreign(folder, h5py, discrete, **changes):
+    """The data set of somebody else, its second episode changed, and a world that it fits otherwise."""
+    (folder / "data").mkdir(parents=True)
+    (folder / "data" / "metadata.json").write_text("{}")
+    with h5py.File(folder / "data" / "main_data.hdf5", "w") as file:
+        for i, arrays in enumerate((steps_of(discrete), steps_of(discrete, **changes))):
+            for name, value in arrays.items():
+                if value is not None:
+                    file[f"episode_{i}/{name}"] = value
+    space = Discrete(n=4) if discrete else Box(low=(-1.0, -1.0), high=(1.0, 1.0))
     return EnvSpec(
         name="robot",
         agents=("robot",),
         agent_types=("robot",),
         obs_size=3,
         state_size=3,
-        action_spaces=(Box(low=(-1.0, -1.0), high=(1.0, 1.0)),),
+        action_spaces=(space,),
         reward="vector",
         objectives=("speed", "energy"),
         episode_limit=6,
     )
 
 
-def test_published_files_become_episodes(tmp_path):
-    """Two trajectories, one that ended early and one that was cut off at the limit."""
-    pkl, npz = tmp_path / "set.pkl", tmp_path / "set.npz"
-    source = [trajectory(4), trajectory(6, seed=1)]
-    pkl.write_bytes(pickle.dumps(source))
-    assert d4morl.convert(pkl, npz, limit=6) == {"trajectories": 2, "transitions": 10}
-    ended, cut = d4morl.read(npz, spec_of())
-    assert (ended.terminated, cut.terminated) == (True, False)
-    assert (ended.length, cut.length) == (4, 6)
-    wanted = np.concatenate([source[0]["observations"], source[0]["next_observations"][-1:]])
-    assert np.array_equal(ended.state_US.numpy(), wanted.astype(np.float32))
-    assert np.array_equal(cut.reward_LK.numpy(), source[1]["raw_rewards"].astype(np.float32))
-    assert memory_of(spec_of(), d4morl.read(npz, spec_of()), CPU).entries == 12
-    with pytest.raises(MarlError, match="exists already"):
-        d4morl.convert(pkl, npz)
+@pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])
+def test_data_sets_of_others_are_read(discrete, tmp_path):
+    """With and without truncations; whole numbers may come as floats, booleans as 0 and 1."""
+    h5py = pytest.importorskip("h5py")
+    actions = {"actions": np.array([3.0, 0.0, 1.0, 2.0])} if discrete else {}
+    changed = {"truncations": None, "terminations": np.zeros(4, np.int8), **actions}
+    spec = foreign(tmp_path / "set", h5py, discrete, **changed)
+    one, other = minari.read(tmp_path / "set", spec)
+    assert (one.terminated, other.terminated) == (True, False)
+    if discrete:
+        assert other.actions_LN[:, 0].tolist() == [3, 0, 1, 2]
+    assert memory_of(spec, [one, other], CPU).episodes == 2
 
 
-def test_what_is_no_converted_file_is_refused(tmp_path):
-    """Whatever it is instead: the pickle itself, half a file, nothing, or other arrays."""
-    pkl, npz, out = tmp_path / "set.pkl", tmp_path / "new" / "set.npz", tmp_path / "other.npz"
-    pkl.write_bytes(pickle.dumps([trajectory(4), trajectory(6, seed=1)]))
-    d4morl.convert(pkl, npz, limit=6)
-    assert [path.name for path in npz.parent.iterdir()] == ["set.npz"]
-
-    def refused(content, message):
-        if isinstance(content, bytes):
-            out.write_bytes(content)
-        else:
-            np.savez(out, **content)
-        with pytest.raises(CorruptFileError, match=message):
-            list(d4morl.read(out, spec_of()))
-
-    for content in (pkl.read_bytes(), npz.read_bytes()[:900], b""):
-        refused(content, r"convert a published one with python -m marl\.datasets\.d4morl")
-    with np.load(npz) as file:
-        arrays = dict(file)
-    refused({"a": np.zeros(3)}, "it is not a converted D4MORL file")
-    refused(arrays | {"actions": np.zeros((3, 2))}, "of unequal length")
-    refused(arrays | {"traj_starts": np.array([0, 4, 4])}, "traj_starts do not rise")
-
-
-def test_old_protocols_are_read(tmp_path):
-    """Protocol 2, whose arrays go through _codecs.encode, and numpy 1's module names."""
-    data = pickle.dumps([trajectory(4)], protocol=2)
-    (tmp_path / "old.pkl").write_bytes(data.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
-    assert len(d4morl.load(tmp_path / "old.pkl")) == 1
-
-
-class Bomb:
-    def __init__(self, path):
-        self.path = path
-
-    def __reduce__(self):
-        import pathlib
-
-        return (pathlib.Path.touch, (pathlib.PosixPath(self.path),))
-
-
-class Script:
-    def __reduce__(self):
-        return (eval, ("__import__('os').system('touch bombed')",))
-
-
-@pytest.mark.parametrize("kind", ["path", "eval"])
-def test_a_malicious_file_is_refused_and_runs_nothing(kind, tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    hostile = Bomb(str(tmp_path / "bombed")) if kind == "path" else Script()
-    (tmp_path / "evil.pkl").write_bytes(pickle.dumps([trajectory(3, extra=hostile)]))
-    with pytest.raises(
-        CorruptFileError, match=r"it was refused: it asks for \S+, which is no array or container"
-    ):
-        d4morl.load(tmp_path / "evil.pkl")
-    assert not (tmp_path / "bombed").exists()
+LONG = {
+    "observations": np.zeros((8, 3)),
+    "actions": np.zeros((7, 2)),
+    "rewards": np.zeros((7, 2)),
+    "terminations": np.zeros(7, bool),
+    "truncations": np.arange(7) == 6,
+}
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("discrete", "changes", "message"),
     [
-        (b"not a pickle", "it was refused"),
-        ({"a": 1}, "it is not a list of trajectories"),
-        ([], "it is not a list of trajectories"),
-        ([trajectory(3), [1]], "trajectory 1 is not a mapping"),
-        ([{k: v for k, v in trajectory(3).items() if k != "preference"}], "trajectory 0 has no preference"),
-        ([trajectory(3, actions=np.zeros((2, 2)))], "parts of unequal length"),
-        ([trajectory(3, raw_rewards=np.full((3, 2), np.nan))], "NaN or infinite"),
-        ([trajectory(3, preference=np.arange(6.0).reshape(3, 2))], "changes its preference"),
-        ([trajectory(3, actions=np.array([["a"], ["b"], ["c"]]))], "not an array of numbers"),
-        ([trajectory(3, observations=np.zeros((3, 9)))], "next observations of another size"),
+        (False, {"terminations": np.arange(4) % 2 == 1}, "goes on after step 1 of 4, where its terminations"),
+        (False, {"truncations": np.arange(4) == 0}, "goes on after step 0 of 4, where its truncations"),
+        (False, {"terminations": np.array([True])}, r"terminations of shape \(1,\): .* each of its 4 steps"),
+        (False, {"terminations": np.zeros(0, bool)}, r"terminations of shape \(0,\)"),
+        (False, {"terminations": np.full(4, 0.5)}, "terminations that are not an array of numbers 0 and 1"),
+        (False, {"truncations": np.zeros(3, bool)}, r"truncations of shape \(3,\)"),
+        (
+            False,
+            {"rewards": np.ones((4, 2)) * 1j},
+            "rewards that are not an array of numbers, but of complex",
+        ),
+        (False, {"observations": np.full((5, 3), b"1.0")}, "observations that are not an array of numbers"),
+        (False, {"actions": np.ones((4, 2)) * 1j}, "actions that are not an array of numbers"),
+        (True, {"actions": np.array([0.2, 0.9, 2.7, 3.4])}, "actions that are no whole numbers, .* 0 to 3"),
+        (True, {"actions": np.array([0.0, np.nan, 2.0, 3.0])}, "actions that are no whole numbers"),
+        (True, {"actions": np.arange(4) + 0j}, "actions that are not an array of numbers"),
+        (True, {"actions": np.arange(4) - 1}, "actions reach from -1 to 2"),
+        (False, {"actions": np.full((4, 2), 9.0)}, r"action 9 of robot in step 0, .* outside \[-1, 1\]"),
+        (False, {"actions": np.full((4, 2), np.nan)}, "data's action holds NaN or infinite numbers: repair"),
+        (False, {"rewards": np.full((4, 2), 1e300)}, "data's reward holds NaN or infinite numbers"),
+        (False, {"observations": np.full((5, 3), np.nan)}, "data's obs holds NaN or infinite numbers"),
+        (False, LONG, "has 7 steps, episodes of env=robot have 1 to 6: .* or split or drop it"),
     ],
 )
-def test_damaged_files_are_refused(content, message, tmp_path):
-    data = content if isinstance(content, bytes) else pickle.dumps(content)
-    (tmp_path / "set.pkl").write_bytes(data)
-    with pytest.raises(CorruptFileError, match=message):
-        d4morl.load(tmp_path / "set.pkl")
+def test_wrong_data_of_others_are_refused(discrete, changes, message, tmp_path):
+    """With the file's and the episode's name."""
+    h5py = pytest.importorskip("h5py")
+    spec = foreign(tmp_path / "set", h5py, discrete, **changes)
+    with pytest.raises(MarlError, match=rf"main_data\.hdf5.*episode_1\b.*{message}"):
+        memory_of(spec, minari.read(tmp_path / "set", spec), CPU)

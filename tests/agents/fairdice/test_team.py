@@ -330,7 +330,7 @@ def test_data_that_cannot_be_learned_from_are_refused(make_data, change, setting
 
 def test_rewards_that_are_not_finite_are_refused(make_data):
     data = spoiled(make_data, lambda r: r[3].fill_(math.nan))
-    with pytest.raises(MarlError, match="a reward that is NaN or infinite"):
+    with pytest.raises(MarlError, match="episode 3: the data's reward holds NaN or infinite"):
         learn(data, 10)
 
 
