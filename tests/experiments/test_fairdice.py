@@ -289,3 +289,15 @@ def test_a_trial_leaves_raw_files_and_claims_alone(tmp_path, monkeypatch):
     monkeypatch.setattr("sys.argv", ["tabular", "rooms", "--count", "0"])
     with pytest.raises(SystemExit):
         tabular.main()
+
+
+@pytest.mark.parametrize("stage", ["robots/raw/small/*/*", "teams/raw/*/*"])
+def test_the_settings_of_stored_runs_still_give_their_names(stage):
+    """A run is found by its name: one that changed would be made again. One run of every stage."""
+    folders = [f for f in sorted(stages.HERE.glob(stage)) if f.is_dir() and f.name != "data"]
+    found = [sorted(f.glob("*.json"))[0] for f in folders]
+    assert len(found) > 4
+    for path in found:
+        about = json.loads(path.read_text())
+        run = compose.compose(about["overrides"])
+        assert (run.run_id, run.hash) == (path.stem, about["config_hash"]), path
