@@ -82,9 +82,9 @@ def test_advantages_are_averaged_over_equal_states_and_actions():
 
 
 def test_rows_that_do_not_count_are_in_no_mean():
-    e, group = torch.tensor([0.0, 1.0, torch.nan]), torch.tensor([0, 0, 1])
+    e, group = torch.tensor([2.0, 6.0, torch.nan]), torch.tensor([0, 0, 1])
     keep = torch.tensor([True, False, False])
-    assert losses.group_mean(e, group, keep).tolist() == [0, 0, 0]
+    assert losses.group_mean(e, group, keep).tolist() == [2, 2, 0]
 
 
 def test_flow_by_hand():

@@ -99,6 +99,7 @@ def test_official_ends_leave_rows_out():
     _, m = update(SHORT, LONG, weights=(1.0, 1.0), ends="official")
     assert m["dual"] == pytest.approx(0.5 * mean(3, 5) + cost(E_LONG[0]))
     assert m["flow"] == pytest.approx(1.25)
+    assert (m["ratio"], m["J.right"]) == pytest.approx((1.25 / 3, 1.25 / 3))
     assert m["zero_share"] == pytest.approx(2 / 3)
 
 
