@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -253,7 +254,8 @@ def test_stacks_refuse_and_fall_back(monkeypatch):
 
     def spoiled(seed, tables):
         model, data_SA = data(seed, tables)
-        return (model, data_SA) if seed != 1 else (model, torch.zeros_like(data_SA))
+        nothing = replace(model, reward_SAK=torch.zeros_like(model.reward_SAK))
+        return (nothing if seed == 1 else model), data_SA
 
     monkeypatch.setattr(random_processes, "_data", spoiled)
     rows = list(random_processes.solved(range(3), 0))
