@@ -1,19 +1,27 @@
-"""What a data set must have before a welfare can be learned from it, said with the objective and the remedy.
+"""What a data set must have before a welfare can be learned from it, said with the objective and the remedy;
+and whether what was learned carries their flow.
 
 Reference: the failures that the replication (Adema et al., TMLR 2026) and trials of this project met.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
 
 from marl.agents.fairdice.welfare import Welfare
 from marl.errors import MarlError
 from marl.offline import Summary
 
-_REMEDY = "use welfare=patched_log, give fixed weights (0 drops it), or add data that reward it"
+_PATCHED = "welfare=patched_log with a unit (agent.unit=0.1)"
+_REMEDY = f"use {_PATCHED}, give fixed weights (0 drops it), or add data that reward it"
+UNBOUNDED = f"raise beta, measure returns in a unit (agent.unit=1), use {_PATCHED}, or add data"
+_WINDOW, _FAR = 1000, 2.0  # updates that are averaged, and the factor that is said; CHOICE
+
+_log = logging.getLogger(__name__)
 
 
 def refuse_unrewarded(welfare: Welfare, most_K: Tensor, names: Sequence[str]) -> None:
@@ -78,5 +86,39 @@ def refuse_data(
         if low < 0 or high > 1:
             raise MarlError(
                 f"objective {k} ({names[k]}) has rewards from {low:g} to {high:g}: objectives are weighed "
-                "fairly in [0, 1] alone; set scale_rewards=true, or welfare=patched_log"
+                "fairly in [0, 1] alone; set scale_rewards=true, or " + _PATCHED
             )
+
+
+class FlowWatch:
+    """Says once where the ratios d / dD stay far from a flow that the data could have.
+
+    Looks at means over windows of updates, from the second window on, and at the last one of a run whose
+    length the learner knows. What it has added up is no part of a checkpoint: only the warning depends on it.
+
+    Args:
+        length: updates of the run; 0: not known.
+    """
+
+    def __init__(self, length: int) -> None:
+        self._length, self._said, self._count, self._sum = length, False, 0, torch.zeros(())
+
+    def add(self, flow: Tensor, updates: int) -> None:
+        """Args: flow: of this update (`losses.flow`). updates: made so far, with this one."""
+        self._sum, self._count = self._sum + flow.detach().cpu(), self._count + 1
+        last = updates == self._length
+        if updates % _WINDOW and not last:
+            return
+        mean, count = float(self._sum) / self._count, self._count
+        self._count, self._sum = 0, torch.zeros(())
+        if self._said or not (last or updates >= 2 * _WINDOW) or 1 / _FAR <= mean <= _FAR:
+            return
+        self._said = True
+        _log.warning(
+            "the importance ratios d / dD are far from their optimum: they carry %.3g times the flow of the "
+            "data over the last %d of %d updates (1 at the optimum, metric flow); learn longer, raise "
+            "agent.beta or agent.learning_rate, or use agent.divergence=soft_chi2",
+            mean,
+            count,
+            updates,
+        )

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 import torch
 
 from marl.agents.fairdice.divergence import DIVERGENCES
 from marl.agents.fairdice.losses import PolicyLoss
-from marl.errors import require
+from marl.config import QUIET
+from marl.errors import refuse_unread, require
 from marl.rng import Rng
 from marl.types import EnvSpec
 
@@ -27,6 +29,9 @@ class Config:
     # Fixed weights mu of the objectives (FairDICE-fixed, linear welfare), >= 0. Empty: learned, or all 1
     # where alpha=0.
     weights: tuple[float, ...] = ()
+    # Unit k0 of the returns that utilities measure, in mean returns of the data (unit.py), > 0; null: 1, as
+    # in the paper. With 1 mu is about 1 for every alpha, and with 0.1 patched_log is Nash above k0. CHOICE
+    unit: float | None = field(default=None, metadata=QUIET)
     divergence: Literal["chi2", "soft_chi2", "kl"] = "soft_chi2"  # code, on D4MORL
     beta: float = 0.1  # strength of the divergence penalty, > 0; to be tuned per task
 
@@ -55,13 +60,15 @@ class Config:
     learning_rate: float = 3e-4  # Adam, of nu and of the policy, > 0; code
     mu_learning_rate: float = 3e-4  # Adam, of mu, > 0; code
     policy_decay: int = 0  # updates over which the policy's rate falls to 0 as a cosine; 0: never. code: all
-    max_grad_norm: float | None = None  # > 0, of nu and of the policy; null: none, as in the code
+    max_grad_norm: float | None = None  # > 0, of nu, mu and the policy; null: none, as in the code
 
     def __post_init__(self) -> None:
         require(0 <= self.gamma < 1, "gamma", self.gamma, "give a number in [0, 1)")
-        require(self.alpha >= 0, "alpha", self.alpha, "give a number >= 0")
-        fits = all(w >= 0 for w in self.weights) and (not self.weights or sum(self.weights) > 0)
-        require(fits, "weights", self.weights, "give numbers >= 0 with a sum above 0")
+        require(0 <= self.alpha < math.inf, "alpha", self.alpha, "give a finite number >= 0")
+        fits = all(0 <= w < math.inf for w in self.weights) and (not self.weights or sum(self.weights) > 0)
+        require(fits, "weights", self.weights, "give finite numbers >= 0 with a sum above 0")
+        fits = self.unit is None or 0 < self.unit < math.inf
+        require(fits, "unit", self.unit, "give a finite number above 0, or null")
         known: dict[str, tuple[str, ...]] = {
             "welfare": ("alpha", "patched_log"),
             "divergence": tuple(DIVERGENCES),
@@ -76,12 +83,6 @@ class Config:
             require(
                 getattr(self, name) in names, name, getattr(self, name), f"give one of {', '.join(names)}"
             )
-        linear = bool(self.weights)
-        fix = "leave it out: fixed weights make the welfare linear"
-        require(not linear or self.welfare == "alpha", "welfare", self.welfare, fix)
-        require(not linear or self.alpha == 1, "alpha", self.alpha, fix)
-        unread = self.welfare == "patched_log" and self.alpha != 1
-        require(not unread, "alpha", self.alpha, "leave it out: welfare=patched_log has none")
         for name in ("beta", "mu_limit", "learning_rate", "mu_learning_rate"):
             require(getattr(self, name) > 0, name, getattr(self, name), "give a number above 0")
         for name in ("penalty", "layers", "policy_decay"):
@@ -89,6 +90,23 @@ class Config:
         require(self.hidden >= 1, "hidden", self.hidden, "give an integer >= 1")
         norm = self.max_grad_norm
         require(norm is None or norm > 0, "max_grad_norm", norm, "give a number above 0, or null")
+        self._refuse_unread()
+
+    def _refuse_unread(self) -> None:
+        # CHOICE: mu_learning_rate is taken beside fixed weights, which do not read it: the stored runs of the
+        # studies with alpha=0 and with equal weights have it in their names.
+        learning = ("mu", "mu_limit", "unit")
+        if self.weights:
+            fix = "leave it out: fixed weights make the welfare linear"
+            refuse_unread(self, ("welfare", "alpha", *learning), fix)
+        elif self.welfare == "patched_log":
+            refuse_unread(self, ("alpha",), "leave it out: welfare=patched_log has none")
+        elif self.alpha == 0:
+            refuse_unread(self, learning, "leave it out: alpha=0 is a sum, whose weights are all 1")
+        if self.penalty == 0:
+            refuse_unread(self, ("penalty_mix",), "leave it out: penalty=0 has none")
+        if self.policy_loss == "behaviour_cloning":
+            refuse_unread(self, ("shift",), "leave it out: policy_loss=behaviour_cloning has no weights")
 
     def build(self, *, spec: EnvSpec, rng: Rng, device: torch.device) -> FairDice:
         from marl.agents.fairdice.team import FairDice

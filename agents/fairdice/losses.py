@@ -61,12 +61,22 @@ def alike(state_XS: Tensor, actions_XN: Tensor) -> Tensor:
     return torch.unique(rows, dim=0, return_inverse=True)[1]
 
 
-def group_mean(x: Tensor, group_X: Tensor) -> Tensor:
-    """Every row's value replaced by the mean of its group."""
-    same_shape(x=x, group=group_X)
+def group_mean(x: Tensor, group_X: Tensor, keep_X: Tensor) -> Tensor:
+    """Every row's value replaced by the mean of those rows of its group that count; 0 where none does."""
+    same_shape(x=x, group=group_X, keep=keep_X)
     groups = int(group_X.max()) + 1
-    total_G = x.new_zeros(groups).index_add(0, group_X, x)
-    return (total_G / torch.bincount(group_X, minlength=groups))[group_X]
+    total_G = x.new_zeros(groups).index_add(0, group_X, torch.where(keep_X, x, 0.0))
+    count_G = torch.bincount(group_X[keep_X], minlength=groups)
+    return (total_G / count_G.clamp(min=1))[group_X]
+
+
+def flow(ratio_X: Tensor, keep_X: Tensor, ends_X: Tensor, *, gamma: float) -> Tensor:
+    """What leaves all states over what enters them, E_D[w (1 - gamma)] / (1 - gamma), with gamma = 0 at ends.
+
+    It is 1 at the optimum, where L does not change as nu is raised everywhere; without ends it is E_D[w].
+    """
+    same_shape(ratio=ratio_X, keep=keep_X, ends=ends_X)
+    return masked_mean(ratio_X * (1 - gamma * (~ends_X).to(ratio_X.dtype)), keep_X) / (1 - gamma)
 
 
 def dual_loss(

@@ -32,7 +32,7 @@ from torch import Tensor
 from marl import momdp
 from marl.agents.fairdice.check import refuse_unrewarded
 from marl.agents.fairdice.divergence import DIVERGENCES, Divergence
-from marl.agents.fairdice.welfare import AlphaFair, PatchedLog, Welfare
+from marl.agents.fairdice.welfare import AlphaFair, InUnit, PatchedLog, Welfare
 from marl.errors import FieldError, MarlError, require
 from marl.momdp import Momdp
 
@@ -48,12 +48,15 @@ class Problem:
 
     Args:
         model: the process.
-        data_SA: dD, sums to 1.
+        data_SA: dD, sums to 1; all tables are float64.
         gamma: discount, [0, 1).
         welfare: u.
         divergence: name of f: chi2, soft_chi2 or kl.
         beta: > 0 (0 in `conic` alone).
-        mu_K: fixed weights, or None to find them.
+        mu_K: fixed weights (K,) or (..., K), >= 0, or None to find them.
+
+    Raises:
+        FieldError: a number is out of its range, or a table of another shape, type or sum.
     """
 
     model: Momdp
@@ -69,6 +72,29 @@ class Problem:
         require(self.beta >= 0, "beta", self.beta, "give a number >= 0")
         names = ", ".join(DIVERGENCES)
         require(self.divergence in DIVERGENCES, "divergence", self.divergence, f"give one of {names}")
+        self._check_tables()
+
+    def _check_tables(self) -> None:
+        m, mu_K = self.model, self.mu_K
+        tables = {"start_S": m.start_S, "next_SAS": m.next_SAS, "reward_SAK": m.reward_SAK}
+        tables |= {"data_SA": self.data_SA} | ({} if mu_K is None else {"mu_K": mu_K})
+        for name, table in tables.items():
+            require(table.dtype == torch.float64, name, table.dtype, "give float64 (`.double()`)")
+            bad = table[~table.isfinite()].flatten().tolist()
+            require(not bad, name, bad[:1], "give finite numbers")
+        shape = m.reward_SAK.shape[:-1]
+        fix = f"give the shape {tuple(shape)} of the rewards' states and actions"
+        require(self.data_SA.shape == shape, "data_SA", tuple(self.data_SA.shape), fix)
+        least, sums = float(self.data_SA.min()), self.data_SA.sum((-2, -1)).flatten()
+        require(least >= 0, "data_SA", least, "give shares >= 0")
+        far = float(sums[(sums - 1).abs().argmax()])
+        require(abs(far - 1) < 1e-6, "data_SA", f"a sum of {far:g}", "give shares of the data that sum to 1")
+        if mu_K is not None:
+            K = m.sizes[2]
+            fits = mu_K.dim() > 0 and mu_K.shape[-1] == K and mu_K.shape[:-1] in ((), shape[:-2])
+            require(fits, "mu_K", tuple(mu_K.shape), f"give {K} weights, one per objective")
+            fits = bool((mu_K >= 0).all()) and bool((mu_K.sum(-1) > 0).all())
+            require(fits, "mu_K", mu_K.tolist(), "give numbers >= 0 with a sum above 0")
 
     @property
     def f(self) -> Divergence:
@@ -376,6 +402,9 @@ def conic(p: Problem) -> Solution:
 
 def _utility(cp: Any, welfare: Welfare, J: Any, K: int) -> tuple[Any, list[Any]]:
     """sum_i u(J_i), and the constraints that define it."""
+    if isinstance(welfare, InUnit):
+        gain, more = _utility(cp, welfare.whole, J / welfare.k0, K)
+        return welfare.k0 * gain, more
     if isinstance(welfare, PatchedLog):  # log(y) + z - z^2 / 2 at its best split J = y + z, y >= 1, z <= 0
         y, z = cp.Variable(K), cp.Variable(K)
         return cp.sum(cp.log(y)) + cp.sum(z) - cp.sum_squares(z) / 2, [y + z == J, y >= 1, z <= 0]

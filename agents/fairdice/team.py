@@ -11,8 +11,10 @@
 A world with a reward per agent has the agents as its objectives, a team reward is one objective. nu sees
 the state, every agent's policy its own observation, so that a team is trained as one and acts apart.
 Targets are not needed.
-DEVIATION: the code attaches to every transition the first state of its own episode; here first states are
-drawn from the data set's (`starts`), with the same expectation.
+DEVIATION: the code attaches to every transition the first state of its own episode, so that p0 weighs an
+episode by its length. Here first states are drawn from the data set's, and weigh alike by default
+(`starts=episode`): p0 is that of the world's episodes, whatever the behaviour made of them.
+`starts=transition` has the code's expectation.
 CHOICE: the policy's weights use nu and mu from before the update; the code takes nu after its step, which
 costs two more passes.
 
@@ -29,9 +31,10 @@ import torch
 from torch import Tensor, nn
 
 from marl.agents.fairdice import losses
-from marl.agents.fairdice.check import refuse_data
+from marl.agents.fairdice.check import UNBOUNDED, FlowWatch, refuse_data
 from marl.agents.fairdice.config import Config
-from marl.agents.fairdice.divergence import DIVERGENCES
+from marl.agents.fairdice.divergence import LEARNED
+from marl.agents.fairdice.unit import DataReturn, unit_of
 from marl.agents.fairdice.welfare import make_welfare
 from marl.errors import FieldError, MarlError
 from marl.nets import Optimiser, kernels
@@ -77,7 +80,7 @@ class FairDice(OfflineTeam):
         super().__init__(spec, device)
         self.config = config
         K, generator = len(self.names), rng.torch("init")
-        self.welfare, self.f = make_welfare(config.welfare, config.alpha), DIVERGENCES[config.divergence]
+        self.welfare, self.f = make_welfare(config.welfare, config.alpha), LEARNED[config.divergence]
         if config.weights and len(config.weights) != K:
             fix = f"give {K} weights, one for each of {', '.join(self.names)}, or none"
             raise FieldError("agent.weights", config.weights, fix)
@@ -107,6 +110,7 @@ class FairDice(OfflineTeam):
         self._first_ES = torch.zeros(0, spec.state_size, device=device)
         self._first_share_E = torch.zeros(0, device=device)
         self._grouped: tuple[Batch, Tensor] | None = None
+        self._watch = FlowWatch(config.policy_decay)
 
     @property
     def weights_K(self) -> Tensor:
@@ -121,8 +125,9 @@ class FairDice(OfflineTeam):
         Raises:
             MarlError: no welfare can be learned from it; names the objective and the remedy.
         """
-        summary = summarise(data)
         c, fixed = self.config, self.fixed_K is not None
+        own = None if c.unit is None else DataReturn(gamma=c.gamma, official=c.ends == "official")
+        summary = summarise(data if own is None else own.passing(data))
         refuse_data(
             self.welfare,
             summary,
@@ -132,7 +137,10 @@ class FairDice(OfflineTeam):
             official=c.ends == "official",
         )
         self.scaler.fit(summary)
-        share_E = torch.ones_like(summary.length_E) if self.config.starts == "episode" else summary.length_E
+        share_E = torch.ones_like(summary.length_E) if c.starts == "episode" else summary.length_E
+        if c.unit is not None and own is not None:
+            k0 = unit_of(c.unit, own.return_K(self.scaler, share_E))
+            self.welfare = make_welfare(c.welfare, c.alpha, k0)
         self._first_ES = summary.first_state_ES
         self._first_share_E = (share_E / share_E.sum()).cumsum(0)
         return summary
@@ -184,13 +192,14 @@ class FairDice(OfflineTeam):
         keep_X = ~(x.terminated_X | x.truncated_X) if c.ends == "official" else torch.ones_like(x.first_X)
         ends_X = torch.zeros_like(x.first_X) if c.ends == "official" else x.terminated_X
         reward_XK, mu_K = self.scaler.reward(x.reward_XK), self.weights_K
+        before_K = mu_K.detach().clone()  # a raw mu is moved in place
         state_XS, next_XS = self.scaler.state(x.state_XS), self.scaler.state(x.next_state_XS)
         first_YS = self.scaler.state(self._first_states(len(reward_XK), rng.fold("first")))
         X, all_ZS = len(reward_XK), torch.cat([state_XS, next_XS, first_YS])  # one pass costs less than three
         nu_X, next_nu_X, nu0_Y = self.nu(all_ZS)[0].squeeze(-1).split([X, X, len(first_YS)])
         e_X = losses.advantage(reward_XK, mu_K, nu_X, next_nu_X, ends_X, gamma=c.gamma)
         if c.advantage == "mean":
-            e_X = losses.group_mean(e_X, self._groups_of(batch, x))
+            e_X = losses.group_mean(e_X, self._groups_of(batch, x), keep_X)
         numbers: dict[str, Any] = {"beta": c.beta, "f": self.f}
         learned_K = None if self.fixed_K is not None else mu_K
         dual = losses.dual_loss(e_X, keep_X, nu0_Y, learned_K, gamma=c.gamma, welfare=self.welfare, **numbers)
@@ -203,7 +212,9 @@ class FairDice(OfflineTeam):
         with torch.no_grad():
             ratio_X = torch.where(keep_X, self.f.weight(e_X / c.beta), 0.0)
             J_K = (ratio_X[:, None] * reward_XK).mean(0)
+            flow = losses.flow(ratio_X, keep_X, ends_X, gamma=c.gamma)
             ess = weight_X.sum().square() / (len(weight_X) * weight_X.square().sum().clamp(min=1e-12))
+        self._watch.add(flow, self.updates)
         metrics = {
             "loss": (dual + clone).detach(),
             "dual": dual.detach(),
@@ -213,10 +224,11 @@ class FairDice(OfflineTeam):
             "effective_share": ess,  # effective sample size of the policy's weights, per sample
             "zero_share": (weight_X <= 0).float().mean(),
             "ratio": ratio_X.mean(),  # 1 at the optimum without terminated transitions
+            "flow": flow,  # 1 at the optimum
             **norms,
         }
         for k, name in enumerate(self.names):
-            metrics |= {f"mu.{name}": mu_K[k].detach(), f"J.{name}": J_K[k]}
+            metrics |= {f"mu.{name}": before_K[k], f"J.{name}": J_K[k]}
         return metrics
 
     def _groups_of(self, batch: Batch, x: Transitions) -> Tensor:
@@ -261,12 +273,13 @@ class FairDice(OfflineTeam):
         return norms
 
     def _stop_where_unbounded(self) -> None:
-        c, mu_K = self.config, self.weights_K.detach()
-        for k, mu in enumerate(mu_K.tolist()):
-            if mu > c.mu_limit or (self.fixed_K is None and mu <= 0):
+        if self.fixed_K is not None:
+            return
+        c = self.config
+        for k, mu in enumerate(self.weights_K.detach().tolist()):
+            if mu > c.mu_limit or mu <= 0:
                 what = f"exceeds mu_limit={c.mu_limit:g}" if mu > 0 else "is not positive: use mu=exp"
                 raise MarlError(
                     f"the weight of objective {k} ({self.names[k]}) is {mu:.3g} and {what} after "
-                    f"{self.updates} updates; the data hardly reward it: raise beta, use "
-                    "welfare=patched_log, or add data"
+                    f"{self.updates} updates; the data hardly reward it: {UNBOUNDED}"
                 )

@@ -10,7 +10,13 @@
 | u*(-mu) | conjugate | max over k of u(k) - mu k; its derivative in mu is -k*(mu) |
 | | curvature | second derivative of the conjugate, > 0 |
 
+| k0 | k0 | unit of returns |
+
 All functions work element by element on tensors.
+
+CHOICE: returns may be measured in a unit k0, as k0 u(k / k0). Weights are then u'(k / k0), about 1 where k is
+near k0, whatever alpha; without beta the best policy of an alpha-fair welfare is the same for every k0, and a
+patched log is the logarithm from k0 on instead of from 1 on.
 
 Reference: Kim et al., "FairDICE", NeurIPS 2025 (alpha-fairness); the patched utility is from the
 replication (Adema et al., TMLR 2026).
@@ -18,6 +24,7 @@ replication (Adema et al., TMLR 2026).
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -64,7 +71,7 @@ class AlphaFair:
     alpha: float
 
     def __post_init__(self) -> None:
-        require(self.alpha >= 0, "alpha", self.alpha, "give a number >= 0")
+        require(0 <= self.alpha < math.inf, "alpha", self.alpha, "give a finite number >= 0")
 
     @property
     def learns_weights(self) -> bool:
@@ -130,6 +137,46 @@ class PatchedLog:
         return torch.where(mu <= 1, mu**-2, torch.ones_like(mu))
 
 
-def make_welfare(name: str, alpha: float) -> Welfare:
-    """The welfare of a config: "alpha" (with its alpha) or "patched_log"."""
-    return PatchedLog() if name == "patched_log" else AlphaFair(alpha)
+@dataclass(frozen=True)
+class InUnit:
+    """k0 u(k / k0): another utility, of returns in the unit k0.
+
+    Args:
+        whole: u.
+        k0: > 0.
+    """
+
+    whole: AlphaFair | PatchedLog
+    k0: float
+
+    def __post_init__(self) -> None:
+        require(0 < self.k0 < math.inf, "k0", self.k0, "give a finite number above 0")
+
+    @property
+    def learns_weights(self) -> bool:
+        return self.whole.learns_weights
+
+    @property
+    def needs_reward(self) -> bool:
+        return self.whole.needs_reward
+
+    def utility(self, k: Tensor) -> Tensor:
+        return self.k0 * self.whole.utility(k / self.k0)
+
+    def slope(self, k: Tensor) -> Tensor:
+        return self.whole.slope(k / self.k0)
+
+    def best(self, mu: Tensor) -> Tensor:
+        return self.k0 * self.whole.best(mu)
+
+    def conjugate(self, mu: Tensor) -> Tensor:
+        return self.k0 * self.whole.conjugate(mu)
+
+    def curvature(self, mu: Tensor) -> Tensor:
+        return self.k0 * self.whole.curvature(mu)
+
+
+def make_welfare(name: str, alpha: float, k0: float | None = None) -> Welfare:
+    """The welfare of a config: "alpha" (with its alpha) or "patched_log"; None: in the paper's unit, 1."""
+    whole = PatchedLog() if name == "patched_log" else AlphaFair(alpha)
+    return whole if k0 is None else InUnit(whole, k0)

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -258,7 +259,8 @@ def test_stacks_refuse_and_fall_back(monkeypatch):
 
     def spoiled(seed, tables):
         model, data_SA = data(seed, tables)
-        return (model, data_SA) if seed != 1 else (model, torch.zeros_like(data_SA))
+        nothing = replace(model, reward_SAK=torch.zeros_like(model.reward_SAK))
+        return (nothing if seed == 1 else model), data_SA
 
     monkeypatch.setattr(random_processes, "_data", spoiled)
     rows = list(random_processes.solved(range(3), 0))
@@ -352,3 +354,15 @@ def test_the_plan_counts_what_is_run(tmp_path, monkeypatch):
     assert study.gpu_runs_left() == 0
     names = [stage.name for stage in plan("small", told=True, full=False)]
     assert names[3:] == ["cloning", "fairdice", "linear", "bc_p", "rvs_p", "modt_p"]
+
+
+@pytest.mark.parametrize("stage", ["robots/raw/small/*/*", "teams/raw/*/*"])
+def test_the_settings_of_stored_runs_still_give_their_names(stage):
+    """A run is found by its name: one that changed would be made again. One run of every stage."""
+    folders = [f for f in sorted(stages.HERE.glob(stage)) if f.is_dir() and f.name != "data"]
+    found = [sorted(f.glob("*.json"))[0] for f in folders]
+    assert len(found) > 4
+    for path in found:
+        about = json.loads(path.read_text())
+        run = compose.compose(about["overrides"])
+        assert (run.run_id, run.hash) == (path.stem, about["config_hash"]), path

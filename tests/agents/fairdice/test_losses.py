@@ -77,8 +77,21 @@ def test_shapes_of_the_advantage_are_checked():
 def test_advantages_are_averaged_over_equal_states_and_actions():
     state = torch.tensor([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0], [1.0, 0.0]])
     group = losses.alike(state, torch.tensor([[0], [0], [1], [0]]))
-    mean = losses.group_mean(torch.tensor([1.0, 2.0, 3.0, 5.0]), group)
-    assert mean.tolist() == [3.0, 2.0, 3.0, 3.0]
+    e, keep = torch.tensor([1.0, 2.0, 3.0, 5.0]), torch.tensor([True, True, True, True])
+    assert losses.group_mean(e, group, keep).tolist() == [3.0, 2.0, 3.0, 3.0]
+
+
+def test_rows_that_do_not_count_are_in_no_mean():
+    e, group = torch.tensor([2.0, 6.0, torch.nan]), torch.tensor([0, 0, 1])
+    keep = torch.tensor([True, False, False])
+    assert losses.group_mean(e, group, keep).tolist() == [2, 2, 0]
+
+
+def test_flow_by_hand():
+    """Rows of weight 1, 2 and 5: the second ends, the third does not count."""
+    keep, ends = torch.tensor([True, True, False]), torch.tensor([False, True, False])
+    flow = losses.flow(torch.tensor([1.0, 2.0, 5.0]), keep, ends, gamma=0.75)
+    assert float(flow) == pytest.approx((0.25 + 2) / 2 / 0.25)
 
 
 def test_the_penalty_by_hand():

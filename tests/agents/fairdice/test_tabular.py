@@ -8,7 +8,7 @@ import torch
 from marl import momdp
 from marl.agents.fairdice.divergence import DIVERGENCES
 from marl.agents.fairdice.tabular import Problem, conic, newton
-from marl.agents.fairdice.welfare import AlphaFair, PatchedLog
+from marl.agents.fairdice.welfare import AlphaFair, InUnit, PatchedLog
 from marl.envs.momdp import Config
 from marl.errors import FieldError, MarlError
 from marl.momdp import Momdp
@@ -16,6 +16,7 @@ from marl.momdp import Momdp
 D, GAMMA = torch.float64, 0.95
 NASH = AlphaFair(1.0)
 WELFARES = [AlphaFair(a) for a in (0.0, 0.5, 1.0, 1.25, 6.0)] + [PatchedLog()]
+WELFARES += [InUnit(AlphaFair(8.0), 0.05), InUnit(PatchedLog(), 0.05)]
 
 
 def bandit():
@@ -153,11 +154,25 @@ def test_a_large_alpha_is_near_max_min():
     assert smallest == sorted(smallest)
 
 
+def test_a_patched_log_is_nash_above_its_unit():
+    """Where every return is above k0; and Nash in the unit k0 at beta is Nash at beta / k0."""
+    k0 = 0.01
+    nash = newton(problem(welfare=InUnit(NASH, k0), beta=0.1))
+    patched = newton(problem(welfare=InUnit(PatchedLog(), k0), beta=0.1))
+    assert (nash.return_K > k0).all()
+    assert torch.allclose(patched.d_SA, nash.d_SA, atol=1e-7)
+    plain = newton(problem(beta=0.1 / k0))
+    assert torch.allclose(plain.d_SA, nash.d_SA, atol=1e-7)
+    assert torch.allclose(k0 * plain.mu_K, nash.mu_K, rtol=1e-5)
+    near_sum = newton(problem(welfare=PatchedLog(), beta=0.1))
+    assert not torch.allclose(near_sum.d_SA, nash.d_SA, atol=1e-3)
+
+
 def test_an_objective_that_is_never_rewarded_is_refused():
     p = problem()
     p.model.reward_SAK[..., 1] = 0
     with pytest.raises(
-        MarlError, match=r"objective 1 \(objective_1\) is never rewarded .* use welfare=patched_log"
+        MarlError, match=r"objective 1 \(objective_1\) is never rewarded .* use welfare=patched_log with"
     ):
         newton(p)
     newton(problem(model=p.model, data_SA=p.data_SA, welfare=PatchedLog()))
@@ -191,6 +206,24 @@ def test_wrong_problems_are_refused(monkeypatch):
         ({"divergence": "tv"}, "tv"),
     ):
         with pytest.raises(FieldError, match=field):
+            problem(**changes)
+    p = problem()
+    counts, shares = p.data_SA * 1000, p.data_SA.clone()
+    shares[0] *= -1
+    nan = momdp.Momdp(**{**vars(p.model), "reward_SAK": p.model.reward_SAK * torch.nan})
+    ones = torch.ones(3, dtype=D)
+    for changes, words in (
+        ({"data_SA": counts}, "data_SA='a sum of 1000' cannot be used: give shares"),
+        ({"data_SA": shares}, r"data_SA=-.* cannot be used: give shares >= 0"),
+        ({"data_SA": p.data_SA.float()}, r"data_SA=torch.float32 cannot be used: give float64"),
+        ({"data_SA": p.data_SA[0]}, r"data_SA=\(4,\) cannot be used: give the shape \(20, 4\)"),
+        ({"model": nan}, r"reward_SAK=\[nan\] cannot be used: give finite"),
+        ({"mu_K": ones[:2]}, r"mu_K=\(2,\) cannot be used: give 3 weights"),
+        ({"mu_K": ones.float()}, "mu_K=torch.float32"),
+        ({"mu_K": -ones}, r"mu_K=\[-1.0, -1.0, -1.0\] cannot be used: give numbers >= 0"),
+        ({"mu_K": 0 * ones}, "with a sum above 0"),
+    ):
+        with pytest.raises(FieldError, match=words):
             problem(**changes)
     with pytest.raises(FieldError, match="`conic` takes 0"):
         newton(problem(beta=0.0))
