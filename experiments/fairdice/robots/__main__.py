@@ -26,6 +26,7 @@ from __future__ import annotations
 import argparse
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -191,7 +192,7 @@ class Study:
 
     def run(self) -> None:
         for stage in self.plan:
-            best = {"updates": stage.updates, "mu_rate": stage.mu_rate}
+            best: dict[str, Any] = {"updates": stage.updates, "mu_rate": stage.mu_rate}
             if stage.name not in report.SWEEPS[:2]:
                 best |= report.chosen(self.raw)
             self._stage(stage, [word.format(**best) for word in stage.words])
