@@ -94,8 +94,8 @@ def draw(
             one.value,
             label=_wrapped(line.label),
             color=colour,
-            marker=MARKERS[i % len(MARKERS)],
-            linestyle=DASHES[i % len(DASHES)],
+            marker=MARKERS[(i + i // len(COLOURS)) % len(MARKERS)],  # the eighth line is not the first again
+            linestyle=DASHES[(i + i // len(COLOURS)) % len(DASHES)],
             linewidth=1.4,
             markersize=4,
             markevery=(i * every // max(1, len(lines)), every),

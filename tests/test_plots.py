@@ -41,6 +41,14 @@ def test_the_legend_of_many_methods_does_not_cover_their_curves(methods: int, be
     assert bool(ax.get_legend().get_window_extent().y1 < ax.get_window_extent().y0) == below
 
 
+def test_more_lines_than_colours_can_still_be_told_apart() -> None:
+    count = 2 * len(plots.COLOURS)
+    lines = [plots.learning_line(f"agent {i}", [0, 1], np.zeros((2, 1, 1)), rng()) for i in range(count)]
+    (ax,) = plots.curves({"one": lines}).axes
+    looks = {(to_hex(d.get_color()), d.get_marker(), d.get_linestyle()) for d in ax.get_lines()}
+    assert len(looks) == count
+
+
 def test_long_labels_leave_the_panel_its_width() -> None:
     """They stood inside the panel, which shrank to a stroke."""
     words = "sparsity=grouped agent.sparsity.balance=capacity agent.sparsity.refresh=10 groups="
