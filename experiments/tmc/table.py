@@ -269,6 +269,20 @@ def compared(measured: Measured) -> str:
     return "\n".join(lines) + "\n"
 
 
+def each_seed(measured: Measured, envs: Sequence[str]) -> str:
+    """Sentences: wins of TMC and all-to-all without loss, a number per seed, in the worlds of the claims."""
+    out = []
+    for env in envs:
+        ways: dict[str, Cells] = {
+            "TMC": cells(measured, "tmc", wins, env=env),
+            "TMC with every message": cells(measured, "tmc", wins, env=env, at=EVERY_MESSAGE["tmc"]),
+            "all-to-all": cells(measured, "ac", wins, env=env),
+        }
+        shown = (f"{name} {', '.join(f'{c[key]:.1%}' for key in sorted(c))}" for name, c in ways.items())
+        out.append(f"Wins on {env} without loss, seeds in order: {'; '.join(shown)}.")
+    return " ".join(out)
+
+
 def lost(measured: Measured) -> str:
     """A sentence: how many of all-to-all's messages each channel lost."""
     shares = []
@@ -441,7 +455,8 @@ def page(paths: Sequence[Path], measured: Measured) -> str:
     where = f"Claims are of: {', '.join(envs)}." if envs else "Messages pay on none of these: no claims."
     fewer = [(env, rival) for env in envs for rival in RIVALS if likeness(measured, rival, env) == "fewer"]
     where += "".join(f" On {env} TMC wins fewer than {rival}: not in its claim." for env, rival in fewer)
-    about = f"{lost(measured)}\n\n{where} Commit of the measurements: {made(paths)['commit']}. "
+    about = f"{each_seed(measured, envs)}\n\n" * bool(envs) + f"{lost(measured)}\n\n{where} "
+    about += f"Commit of the measurements: {made(paths)['commit']}. "
     about += "Raw: `raw/eval/<run_id>.json`."
     names = {"pareto": "Wins against messages", "losses": "Wins under losses"}
     names |= {talk_picture(env): f"Who talks to whom, {env}" for env in sorted({m["env"] for m in measured})}

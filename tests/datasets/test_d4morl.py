@@ -9,7 +9,7 @@ import torch
 
 from marl.datasets import d4morl, memory_of
 from marl.errors import CorruptFileError, MarlError
-from marl.types import Box, EnvSpec
+from tests.datasets.robot import robot_spec
 
 CPU = torch.device("cpu")
 
@@ -27,33 +27,19 @@ def trajectory(T, seed=0, **changes):
     return out
 
 
-def spec_of():
-    return EnvSpec(
-        name="robot",
-        agents=("robot",),
-        agent_types=("robot",),
-        obs_size=3,
-        state_size=3,
-        action_spaces=(Box(low=(-1.0, -1.0), high=(1.0, 1.0)),),
-        reward="vector",
-        objectives=("speed", "energy"),
-        episode_limit=6,
-    )
-
-
 def test_published_files_become_episodes(tmp_path):
     """Two trajectories, one that ended early and one that was cut off at the limit."""
     pkl, npz = tmp_path / "set.pkl", tmp_path / "set.npz"
     source = [trajectory(4), trajectory(6, seed=1)]
     pkl.write_bytes(pickle.dumps(source))
     assert d4morl.convert(pkl, npz, limit=6) == {"trajectories": 2, "transitions": 10}
-    ended, cut = d4morl.read(npz, spec_of())
+    ended, cut = d4morl.read(npz, robot_spec())
     assert (ended.terminated, cut.terminated) == (True, False)
     assert (ended.length, cut.length) == (4, 6)
     wanted = np.concatenate([source[0]["observations"], source[0]["next_observations"][-1:]])
     assert np.array_equal(ended.state_US.numpy(), wanted.astype(np.float32))
     assert np.array_equal(cut.reward_LK.numpy(), source[1]["raw_rewards"].astype(np.float32))
-    assert memory_of(spec_of(), d4morl.read(npz, spec_of()), CPU).entries == 12
+    assert memory_of(robot_spec(), d4morl.read(npz, robot_spec()), CPU).entries == 12
     with pytest.raises(MarlError, match="exists already"):
         d4morl.convert(pkl, npz)
 
@@ -71,7 +57,7 @@ def test_what_is_no_converted_file_is_refused(tmp_path):
         else:
             np.savez(out, **content)
         with pytest.raises(CorruptFileError, match=message):
-            list(d4morl.read(out, spec_of()))
+            list(d4morl.read(out, robot_spec()))
 
     for content in (pkl.read_bytes(), npz.read_bytes()[:900], b""):
         refused(content, r"convert a published one with python -m marl\.datasets\.d4morl")
@@ -109,7 +95,7 @@ def test_no_trajectory_ends_or_jumps_on_the_way(tmp_path):
     def refused(message, **changes):
         np.savez(out, **(arrays | changes))
         with pytest.raises(MarlError, match=rf"other\.npz.*{message}"):
-            memory_of(spec_of(), d4morl.read(out, spec_of()), CPU)
+            memory_of(robot_spec(), d4morl.read(out, robot_spec()), CPU)
 
     def spoiled(name, row, value):
         changed = arrays[name].copy()
@@ -138,7 +124,7 @@ def test_no_trajectory_ends_or_jumps_on_the_way(tmp_path):
     )
     rounded = arrays["next_observations"] * np.float32(1 + 1e-6)
     np.savez(out, **(arrays | {"next_observations": rounded}))
-    assert len(list(d4morl.read(out, spec_of()))) == 2
+    assert len(list(d4morl.read(out, robot_spec()))) == 2
 
 
 @pytest.mark.parametrize(

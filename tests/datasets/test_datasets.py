@@ -13,7 +13,8 @@ from marl.envs.predator_prey.continuous import Config as Chase
 from marl.errors import CorruptFileError, FieldError, MarlError
 from marl.rng import Rng
 from marl.rollout import Rollout
-from marl.types import Act, Box, Discrete, EnvSpec
+from marl.types import Act, Discrete
+from tests.datasets.robot import MOTORS, robot_spec
 
 CPU = torch.device("cpu")
 
@@ -247,18 +248,7 @@ def foreign(folder, h5py, discrete, **changes):
             for name, value in arrays.items():
                 if value is not None:
                     file[f"episode_{i}/{name}"] = value
-    space = Discrete(n=4) if discrete else Box(low=(-1.0, -1.0), high=(1.0, 1.0))
-    return EnvSpec(
-        name="robot",
-        agents=("robot",),
-        agent_types=("robot",),
-        obs_size=3,
-        state_size=3,
-        action_spaces=(space,),
-        reward="vector",
-        objectives=("speed", "energy"),
-        episode_limit=6,
-    )
+    return robot_spec(Discrete(n=4) if discrete else MOTORS)
 
 
 @pytest.mark.parametrize("discrete", [False, True], ids=["box", "discrete"])

@@ -231,6 +231,17 @@ def test_messages_are_compared_where_both_win_as_much(reported):
     assert "| 5.60 [5.60, 5.60] | fewer |" in shown
 
 
+def test_wins_are_shown_seed_by_seed(reported):
+    measured = table.read(reported)
+    shown = table.each_seed(measured, [ENV])
+    tmc = table.cells(measured, "tmc", sweep.wins, env=ENV)
+    assert f"TMC {', '.join(f'{tmc[key]:.1%}' for key in sorted(tmc))};" in shown
+    for m in measured:
+        if (m["agent"], m["seed"]) == ("tmc", 0):
+            next(e for e in m["entries"] if e["channel"] == "perfect")["success"] = "1000"
+    assert "TMC 25.0%, " in table.each_seed(measured, [ENV])
+
+
 def test_other_forms_of_tmc_are_shown_at_their_own_thresholds(capsys):
     """On seeds of tuning: TMC 90 % with 14 of 56 messages; a form that never wins so much, at its best."""
 

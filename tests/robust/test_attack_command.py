@@ -13,9 +13,7 @@ from marl.errors import FieldError
 from marl.robust.attack import curve_of, load
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    runs = tmp_path_factory.mktemp("runs")
+def victim(runs: Path, run_id: str, *more: str) -> Path:
     words = ["env=predator_prey/easy", "agent=qmix", "agent.hidden=8", "total_steps=20", "num_envs=2"]
     quick = [
         "logger=none",
@@ -24,8 +22,13 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "evaluation.episodes=1",
         "evaluation.final_episodes=0",
     ]
-    train.run(compose.compose([*words, *quick, f"runs_dir={runs}", "run_id=victim"]))
-    return runs / "victim"
+    train.run(compose.compose([*words, *quick, f"runs_dir={runs}", f"run_id={run_id}", *more]))
+    return runs / run_id
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return victim(tmp_path_factory.mktemp("runs"), "victim")
 
 
 def attack(folder: Path, *words: str) -> tuple[dict[str, object], Path]:
@@ -63,6 +66,22 @@ def test_a_report_with_curve_and_film(folder: Path, capsys: pytest.CaptureFixtur
     with Image.open(made / "side_by_side.gif") as film:
         assert film.n_frames > 1  # type: ignore[attr-defined]
         assert film.size[0] > 1.3 * film.size[1]
+
+
+def test_another_teams_adversary_is_called_a_transfer(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Trained against one team, used on it and then on another of the same world."""
+    quick = ("episodes=2", "curve=none", "video=false", "attack=ow", "attack.force=control")
+    sizes = {"total_steps": 60, "num_envs": 2, "hidden": 8, "explore_steps": 50, "update_ratio": 0.2}
+    out, _ = attack(folder, *quick, *(f"attack.learner.{name}={value}" for name, value in sizes.items()))
+    assert out["learned_on"] == "victim"
+    assert "transfer" not in capsys.readouterr().out
+    (adversary,) = (folder / "adversaries").iterdir()
+    other = victim(tmp_path, "other", "seed=1")
+    out, _ = attack(other, *quick, f"attack.adversary={adversary}")
+    assert out["learned_on"] == "victim"
+    assert "adversary of victim (transfer)" in capsys.readouterr().out
 
 
 def test_other_settings_and_episodes_have_their_own_folder(folder: Path) -> None:
