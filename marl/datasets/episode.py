@@ -58,7 +58,8 @@ def pack(layout: Layout, episode: Episode, number: int = 0) -> Tensor:
 
     Raises:
         MarlError: an array has another shape than the world's, holds NaN or infinite numbers or none that are
-            real, actions are none of the world's, or the episode is empty or longer than the world's limit.
+            real, actions are none of the world's or not available, or the episode is empty or longer than the
+            world's limit.
     """
     spec, U = layout.spec, episode.length + 1
     rows_UR = torch.zeros(U, layout.size, dtype=torch.uint8)
@@ -122,6 +123,7 @@ def _refuse_unfit(
             raise MarlError(f"{where}: the data's {name} holds NaN or infinite numbers: repair or drop it")
     if spec.discrete:
         _refuse_unnumbered(spec, episode.actions_LN, where)
+        _refuse_unavailable(spec, episode, where)
     else:
         _refuse_outside(spec, episode, where)
 
@@ -138,6 +140,19 @@ def _refuse_unnumbered(spec: EnvSpec, actions_LN: Tensor, where: str) -> None:
         raise MarlError(
             f"{where}: the data's actions reach from {least} to {most}, env={spec.name} has 0 to "
             f"{spec.n_actions - 1}: use the env that the data were made in"
+        )
+
+
+def _refuse_unavailable(spec: EnvSpec, episode: Episode, where: str) -> None:
+    """Refuse living agents' actions that the data's own masks forbid: a policy gives them no probability."""
+    chosen_LN1 = episode.actions_LN.long().unsqueeze(-1)
+    wrong_LN = ~episode.avail_UNA[:-1].bool().gather(-1, chosen_LN1).squeeze(-1)
+    wrong_LN &= episode.alive_UN[:-1].bool()
+    if bool(wrong_LN.any()):
+        step, n = wrong_LN.nonzero()[0].tolist()
+        raise MarlError(
+            f"{where}: the data's action {int(chosen_LN1[step, n])} of {spec.agents[n]} in step {step} is "
+            "not available there by the data's avail: repair the masks or drop the episode"
         )
 
 

@@ -74,6 +74,16 @@ def test_fractions_and_complex_numbers_are_refused():
     refused(spec, episode(spec, actions_LN=floats * 1j), "action has complex numbers")
 
 
+def test_living_agents_take_available_actions():
+    spec = spec_of(Discrete(n=3), Discrete(n=3))
+    forbids = {"avail_UNA": spoiled(torch.ones(5, 2, 3, dtype=torch.bool), (2, 1, 1), False)}
+    refused(spec, episode(spec, **forbids), "action 1 of b in step 2 is not available there")
+    dead = spoiled(torch.ones(5, 2, dtype=torch.bool), (2, 1), False)
+    assert memory_of(spec, [episode(spec, alive_UN=dead, **forbids)], CPU).episodes == 1
+    last = spoiled(torch.ones(5, 2, 3, dtype=torch.bool), 4, False)  # nobody acts on the last observation
+    assert memory_of(spec, [episode(spec, avail_UNA=last)], CPU).episodes == 1
+
+
 def test_episodes_are_as_long_as_the_world_allows():
     spec = spec_of(SMALL, SMALL)
     assert memory_of(spec, [episode(spec, 6)], CPU).episodes == 1
