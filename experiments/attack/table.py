@@ -3,11 +3,12 @@
     python -m experiments.attack.table
 
 reads experiments/attack/raw/cells/*.json and writes the table into experiments/attack/README.md,
-plots/grid.png and the rows attack.* that the files support.
+plots/grid.png, plots/defences.png and the rows attack.* that the files support.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -51,19 +52,20 @@ def number(cell: Cell, name: str) -> float | None:
     return None if value is None else float(value)
 
 
-def _mean(values: list[float]) -> Derived:
+def _mean(values: list[float]) -> stats.Estimate:
     """Mean over victims with its 95 % interval (CHOICE: five victims; the paper reports means)."""
-    value, low, high = stats.interval(np.array(values), stats.mean, rng=np.random.default_rng(0)).numbers()
-    return value, low, high, len(values)
+    return stats.interval(np.array(values), stats.mean, rng=np.random.default_rng(0))
+
+
+def _derived(one: stats.Estimate) -> Derived:
+    return *one.numbers(), one.runs
 
 
 def _shown(cells: list[Cell], name: str, form: str) -> str:
     values = [v for v in (number(cell, name) for cell in cells) if v is not None]
     if not values:
         return "-"
-    value, low, high, _ = _mean(values)
-    between = "" if low is None or high is None else f" [{low:{form}}, {high:{form}}]"
-    return f"{value:{form}}{between}"
+    return _between(_mean(values), form)
 
 
 def table(found: list[Cell]) -> str:
@@ -136,19 +138,39 @@ def weights_table(found: list[Cell]) -> str:
 
 def tuning_table(found: list[Cell]) -> str:
     """Markdown: the settings of defences that were tried on the tuning seed; the bare team first."""
-    names = ["defence", "wins alone", "return alone", *(f"return under {a} by {b}" for a, b in DEFENDED[1:])]
+    under = [f"return under {choose} by {force}" for choose, force in DEFENDED[1:]]
+    names = ["defence", "wins alone", "return alone", *under, "regained"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    by: dict[tuple[str, str], dict[tuple[str, str], Cell]] = {}
+    by: dict[str, dict[tuple[str, str], Cell]] = {}
     for cell in found:
-        team = by.setdefault((cell["defence"], cell["settings"]), {})
-        team[cell["choose"], cell["force"]] = cell
-    for (defence, settings), team in sorted(by.items(), key=lambda item: (item[0][0] != "none", item[0])):
-        if len(team) < len(DEFENDED):
+        by.setdefault(defence_of(cell), {})[cell["choose"], cell["force"]] = cell
+    shares = defended(_comparable(found))
+    for defence, team in sorted(by.items(), key=lambda item: (item[0] != "none", item[0])):
+        if len(team) < len(DEFENDED) or defence not in shares:
             continue
         alone = f"{number(team['none', 'none'], 'success'):.1%}"
         returns = [f"{number(team[attack], 'return'):.2f}" for attack in DEFENDED]
-        lines.append(f"| {' | '.join([f'{defence} {settings}'.strip(), alone, *returns])} |")
+        regained = "-" if defence == "none" else _between(shares[defence].regained, ".0%")
+        lines.append(f"| {' | '.join([defence, alone, *returns, regained])} |")
     return "\n".join(lines) + "\n"
+
+
+def defences_table(found: list[Cell]) -> str:
+    """Markdown: what each defence that is reported regains and gives up; the bare teams first."""
+    shares = defended(_comparable(found))
+    names = ["defence", "seeds", "wins given up", "return alone", "return under attack", "regained"]
+    lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
+    for defence, share in sorted(shares.items(), key=lambda item: (item[0] != "none", item[0])):
+        given = "-" if defence == "none" else _between(share.wins_given_up, ".1%")
+        returns = [_between(value, ".2f") for value in (share.alone, share.hit)]
+        regained = "-" if defence == "none" else _between(share.regained, ".0%")
+        lines.append(f"| {' | '.join([defence, str(share.regained.runs), given, *returns, regained])} |")
+    return "\n".join(lines) + "\n"
+
+
+def _between(one: stats.Estimate, form: str) -> str:
+    value, low, high = one.numbers()
+    return f"{value:{form}}" + ("" if low is None or high is None else f" [{low:{form}}, {high:{form}}]")
 
 
 def draw(found: list[Cell], path: Path) -> None:
@@ -175,9 +197,20 @@ def draw(found: list[Cell], path: Path) -> None:
     plots.save(figure, path)
 
 
+def draw_defences(found: list[Cell], path: Path) -> None:
+    """Return of defended teams without an attack and under the one that hurts most, the bare teams first."""
+    panels: dict[str, dict[str, stats.Estimate]] = {"return without an attack": {}, "return under attack": {}}
+    shares = defended(_comparable(found))
+    for defence, share in sorted(shares.items(), key=lambda item: (item[0] != "none", item[0])):
+        label = defence.replace("defence.", "").replace(" ", "\n", 1)
+        for panel, one in zip(panels.values(), (share.alone, share.hit), strict=True):
+            panel[label] = one
+    plots.save(plots.intervals(panels, title="QMIX on battle/2s3z, defended"), path)
+
+
 def _each(name: str) -> Callable[..., Derived]:
     def of(*paths: Path) -> Derived:
-        return _mean([v for v in (number(cell, name) for cell in read(paths)) if v is not None])
+        return _derived(_mean([v for v in (number(cell, name) for cell in read(paths)) if v is not None]))
 
     return of
 
@@ -196,30 +229,57 @@ def djsma_over_control_damage(*paths: Path) -> Derived:
         value = number(cell, "return")
         assert value is not None
         by.setdefault(cell["run_id"], {})[cell["force"]] = value
-    return _mean([(v["none"] - v["djsma"]) / (v["none"] - v["control"]) for v in by.values()])
+    return _derived(_mean([(v["none"] - v["djsma"]) / (v["none"] - v["control"]) for v in by.values()]))
 
 
-def _defences(paths: Iterable[Path]) -> dict[str, tuple[Derived, Derived]]:
-    """By defence: share of the lost return regained, and share of clean wins given up; seed against seed.
+@dataclasses.dataclass(frozen=True)
+class Share:
+    """What a defence is worth, mean over seeds.
+
+    Attributes:
+        regained: return under attack less that of the bare team, over what the attack cost the bare team.
+        wins_given_up: wins without an attack, the bare team's less the defended one's, in [-1, 1].
+        alone, hit: return without an attack, and under the one that hurts most.
+    """
+
+    regained: stats.Estimate
+    wins_given_up: stats.Estimate
+    alone: stats.Estimate
+    hit: stats.Estimate
+
+
+def defended(found: Iterable[Cell]) -> dict[str, Share]:
+    """By defence what it is worth, seed against seed; of `none`, the bare teams, nothing regained.
 
     Every team meets the attack that hurts it most, of those that were played on it and on the bare team.
     Seeds of which a cell is missing do not count.
     """
     teams: dict[tuple[str, str], dict[str, Cell]] = {}
-    for cell in read(paths):
+    for cell in found:
         attack = "none" if cell["choose"] == "none" else f"{cell['choose']}-{cell['force']}"
         teams.setdefault((defence_of(cell), str(cell["seed"])), {})[attack] = cell
-    shares: dict[str, tuple[list[float], list[float]]] = {}
+    shares: dict[str, list[tuple[float, float, float, float]]] = {}
     for (defence, seed), own in teams.items():
         bare = teams.get(("none", seed), {})
         attacks = own.keys() & bare.keys() - {"none"}
-        if defence == "none" or "none" not in own or "none" not in bare or not attacks:
+        if "none" not in own or "none" not in bare or not attacks:
             continue
         hit, bare_hit = (min(float(np.mean(t[a]["returns"])) for a in attacks) for t in (own, bare))
-        regained, cost = shares.setdefault(defence, ([], []))
-        regained.append((hit - bare_hit) / (float(np.mean(bare["none"]["returns"])) - bare_hit))
-        cost.append(_wins(bare["none"]) - _wins(own["none"]))
-    return {name: (_mean(regained), _mean(cost)) for name, (regained, cost) in shares.items()}
+        alone, bare_alone = (float(np.mean(t["none"]["returns"])) for t in (own, bare))
+        regained = (hit - bare_hit) / (bare_alone - bare_hit)
+        given_up = _wins(bare["none"]) - _wins(own["none"])
+        shares.setdefault(defence, []).append((regained, given_up, alone, hit))
+    return {
+        name: Share(*(_mean(list(column)) for column in zip(*rows, strict=True)))
+        for name, rows in shares.items()
+    }
+
+
+def _comparable(found: Iterable[Cell]) -> list[Cell]:
+    """Cells of the method that was trained with defences; direct control asks nothing of a network."""
+    found = list(found)
+    methods = {cell["agent"] for cell in found if cell["defence"] != "none"}
+    return [cell for cell in found if cell["agent"] in methods and cell["force"] != "control"]
 
 
 def _wins(cell: Cell) -> float:
@@ -239,13 +299,13 @@ def best_defence(paths: Iterable[Path]) -> str:
         MarlError: no reported defence has its cells on the tuning seed.
     """
     paths = list(paths)
-    reported = _defences(_reported(paths))
-    tried = _defences(path for path in paths if path.parent.name == TUNING.name)
-    found = {name: both for name, both in tried.items() if name in reported}
+    reported = defended(read(_reported(paths)))
+    tried = defended(read(path for path in paths if path.parent.name == TUNING.name))
+    found = {name: share for name, share in tried.items() if name in reported and name != "none"}
     if not found:
         raise MarlError(f"no defence was chosen: run {COMMAND} --defences first")
-    cheap = {name: both for name, both in found.items() if both[1][0] <= 0.02}
-    return max(cheap or found, key=lambda name: (cheap or found)[name][0][0])
+    cheap = {name: share for name, share in found.items() if float(share.wins_given_up.value) <= 0.02}
+    return max(cheap or found, key=lambda name: float(found[name].regained.value))
 
 
 def _reported(paths: Iterable[Path]) -> list[Path]:
@@ -263,17 +323,17 @@ def l1_saved_by_regularisation(*paths: Path) -> Derived:
         value = number(cell, "l1")
         if value is not None:
             by.setdefault(cell["run_id"], {})[cell["choose"]] = value
-    return _mean([one["ow"] - one["owr"] for one in by.values() if len(one) == 2])
+    return _derived(_mean([one["ow"] - one["owr"] for one in by.values() if len(one) == 2]))
 
 
 def defence_return_regained(*paths: Path) -> Derived:
     """Return under attack of the best defence less that of none, over what the attack cost without it."""
-    return _defences(_reported(paths))[best_defence(paths)][0]
+    return _derived(defended(read(_reported(paths)))[best_defence(paths)].regained)
 
 
 def defence_clean_win_cost(*paths: Path) -> Derived:
     """Wins without attack that the best defence gives up."""
-    return _defences(_reported(paths))[best_defence(paths)][1]
+    return _derived(defended(read(_reported(paths)))[best_defence(paths)].wins_given_up)
 
 
 def claims() -> None:
@@ -344,9 +404,10 @@ def main() -> None:
         return
     commit = tables.made(paths)["commit"]
     raw = f"Commit of the cells: {commit}. Raw: `raw/cells/`, a file per cell."
-    about = "\n\n".join([alone(found), left_out(victims()), raw])
+    about = "\n\n".join([defences_table(found), alone(found), left_out(victims()), raw])
     write_atomic(page, tables.fill_block(page.read_text(), f"{table(found)}\n{about}\n").encode())
     draw(found, HERE / "plots" / "grid.png")
+    draw_defences(found, HERE / "plots" / "defences.png")
     claims()
     print(table(found))
 

@@ -188,16 +188,31 @@ def test_the_tables_of_what_was_tried(tmp_path: Path) -> None:
         "| qmix | reward | 0 | 8.00 | 12.00 | 0.0% | 3.00 |",
         "| qmix | soft | 0.5 | 9.00 | 10.00 | 0.0% | 3.00 |",
     ]
-    for team, settings, wins in (("a-smooth", "defence.weight=1", 20.0), ("a", "", 20.0)):
+    for team, settings, loss in (("a-smooth", "defence.weight=1", 1), ("a", "", 2)):
         for i, (choose, force) in enumerate(grid.DEFENDED):
-            cell = json.loads(write(tmp_path, team, choose, force, [wins - i]).read_text())
+            cell = json.loads(write(tmp_path, team, choose, force, [20.0 - loss * i]).read_text())
             tuning.append({**cell, "settings": settings})
     rows = table.tuning_table(tuning[:-1]).splitlines()[2:]
-    assert rows == ["| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 | 16.00 | 15.00 |"], (
-        "bare: a cell is missing"
-    )
+    shown = "| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 | 16.00 | 15.00 | 50% |"
+    assert rows == [shown], "a cell of the bare team is missing: of what both met 16 of 20 and 12 of 20"
     assert len(table.tuning_table(tuning).splitlines()) == 4
     assert table.tuning_table(tuning).splitlines()[2].startswith("| none | 100.0%")
+
+
+def test_the_defences_stand_beside_the_bare_teams_of_their_method(tmp_path: Path) -> None:
+    paths = [
+        *duel(tmp_path, "a", "", [20.0, 20.0], [10.0, 10.0]),
+        *duel(tmp_path, "a", "firm", [20.0, 19.0], [12.0, 13.0]),
+        write(tmp_path, "a-firm", "owr", "control", [0.0]),  # asks nothing of a network
+    ]
+    other = [
+        {**cell, "agent": "mappo", "returns": [3.0, 3.0]}
+        for cell in table.read(duel(tmp_path, "b", "", [20.0], [9.0]))
+    ]
+    assert table.defences_table([*other, *table.read(paths)]).splitlines()[2:] == [
+        "| none | 1 | - | 20.00 | 10.00 | - |",
+        "| firm | 1 | 50.0% | 19.50 | 12.50 | 25% |",
+    ]
 
 
 def test_a_grid_names_the_run_folders_that_are_not_there_before_it_plays(tmp_path, monkeypatch) -> None:
