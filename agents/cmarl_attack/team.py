@@ -11,7 +11,8 @@ Every step: choose t (choose.py), find eta (force.py), let the team act on o + e
 is what the victim's recurrent state takes in, too. Under direct control the victim sees the truth, its action
 is replaced, and its memory of its last action holds what it did.
 A victim is attacked at a step where it is alive, t (if there is one) differs from a*, and the timing allows.
-CHOICE: a* of a team that talks is what it would do if every message arrived.
+CHOICE: a* of a team that talks is what it would do if every message arrived; a defence of its messages is in
+force (`marl.robust.messages.scores_in_use`).
 
 The numbers of a step are in the act's extras, summed over victims (B,): `attack.attacked`; of attacked ones
 `attack.misled` (did not do a*), `attack.hit` (did t), `attack.l0`, `attack.l1`, `attack.linf`.
@@ -36,7 +37,8 @@ from marl.agents.cmarl_attack.world import view
 from marl.channel import PerfectLink
 from marl.config import RunConfig, label
 from marl.errors import FieldError, MarlError
-from marl.rng import Stream
+from marl.evaluate import for_evaluation, measuring_link
+from marl.rng import Rng, Stream
 from marl.robust.perturbation import Limits, chosen
 from marl.types import Act, Batch, Carry, Env, FieldSpec, Link, TimeStep
 
@@ -233,14 +235,11 @@ class Attacked:
             )
         B, A = len(greedy_BN), self.spec.n_actions
         if self._copies is None or self._copies.num_envs != B * A:
-            from marl.evaluate import for_evaluation
-
             build = for_evaluation(self._cfg.env).build
             self._copies = build(num_envs=B * A, device=self.device, threads=self._cfg.threads)
-            from marl.rng import Rng
-
             self._copies.reset(Rng(0, "copies"))
-        after = self.agent.act(ts, team, rng=rng, explore=0.0).carry
+        link = measuring_link(None, self.device)  # a team with a defence of its messages acts as in use
+        after = self.agent.act(ts, team, rng=rng, explore=0.0, link=link).carry
         return choose.critic_worst(self.victim, self._copies, self.env, after, greedy_BN, ts.avail_BNA)
 
     def _attacked(

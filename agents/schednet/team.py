@@ -15,7 +15,7 @@ from marl.errors import MarlError
 from marl.nets import FlatParameters, Optimiser, load_tensors, tensors_of, undone_if_not_finite
 from marl.returns import nstep_returns
 from marl.rng import Rng, Stream
-from marl.robust.messages import defended, heard_at_ends, message_defence
+from marl.robust.messages import defended, heard_at_ends, message_defence, scores_in_use
 from marl.sparse.export.policy import Policy
 from marl.talk.team import all_to_all
 from marl.types import Act, Batch, Carry, EnvSpec, FieldSpec, Link, TimeStep
@@ -106,8 +106,11 @@ class SchedNet(QTeam):
 
     def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
         """Values by the schedule Top(k), every scheduled message delivered."""
+        return scores_in_use(self.message_defence, self._values, ts, carry, PerfectLink(self.device))
+
+    def _values(self, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
         scheduled_BN = schedule_of(self.generator(ts.obs_BNO), self._may_talk(ts.alive_BN), self.config.k)
-        return self._listen(ts, carry, scheduled_BN, PerfectLink(self.device))[0]
+        return self._listen(ts, carry, scheduled_BN, link)[0]
 
     def _listen(
         self, ts: TimeStep, carry: Carry, scheduled_BN: Tensor, link: Link

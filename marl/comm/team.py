@@ -37,7 +37,14 @@ from marl.returns import lambda_returns
 from marl.rng import Rng, Stream
 from marl.robust.extras import FORCED, extra_fields
 from marl.robust.losses import categorical_kl
-from marl.robust.messages import defended, heard_at_ends, message_defence, refuse_export
+from marl.robust.messages import (
+    defended,
+    heard_at_ends,
+    message_defence,
+    refuse_export,
+    scores_in_use,
+    values_in_use,
+)
 from marl.robust.regularise import View, regulariser
 from marl.sparse import sparsify
 from marl.sparse.distil import teacher_of
@@ -142,8 +149,10 @@ class CommTeam:
 
     def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
         """Logits of all actions, available or not, with every message delivered."""
-        state, _, _ = self._listen(ts, carry, PerfectLink(self.device))
-        return self.network.outputs(state[0]).logits
+        return scores_in_use(self.message_defence, self._logits, ts, carry, PerfectLink(self.device))
+
+    def _logits(self, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
+        return self.network.outputs(self._listen(ts, carry, link)[0][0]).logits
 
     @property
     def discount(self) -> float:
@@ -152,7 +161,10 @@ class CommTeam:
 
     def values(self, ts: TimeStep, carry: Carry) -> Tensor:
         """The value heads', or the critic's of the policy's own choices, in units of returns; (B, N)."""
-        state, _, _ = self._listen(ts, carry, PerfectLink(self.device))
+        return values_in_use(self.message_defence, self._values, ts, carry, PerfectLink(self.device))
+
+    def _values(self, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
+        state, _, _ = self._listen(ts, carry, link)
         out = self.network.outputs(state[0])
         if out.value is not None:
             return self.norm.restore(out.value)

@@ -46,6 +46,7 @@ from marl.rng import Rng, Stream
 from marl.robust.config import Ablation, Defence, MessageDropout
 from marl.types import Act, Carry, EnvSpec, Link, TimeStep
 
+Ask = Callable[[TimeStep, Carry, Link], Tensor]  # what networks make of one entry, heard over a link
 _MEMBER = "member."  # prefix of the members' own carries, (B, D, ...)
 NO_EXPORT = "a team with a defence of its messages cannot be exported: give the run of a team without one"
 
@@ -56,6 +57,10 @@ class MessageDefence(Protocol):
     def act(
         self, act: Callable[..., Act], ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link
     ) -> Act: ...
+
+    def ask(self, ask: Ask, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
+        """What is made of an entry in use, whatever `link.testing` says; (B, members, ...)."""
+        ...
 
 
 def message_defence(
@@ -117,6 +122,28 @@ def defended(act: Callable[..., Act]) -> Callable[..., Act]:
     return guarded
 
 
+def scores_in_use(defence: MessageDefence | None, ask: Ask, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
+    """Scores (B, N, A) by which a team acts in use: the greedy available action is what it does.
+
+    CHOICE: of an ensemble the mean over the members that take the action of the majority; whoever wants the
+    team to do something else has to turn these.
+
+    Args:
+        defence: of the team.
+        ask: its scores, differentiable.
+        ts, carry: one entry.
+        link: delivers every message.
+    """
+    if defence is None:
+        return ask(ts, carry, link)
+    return of_majority(defence.ask(ask, ts, carry, link), ts.avail_BNA)
+
+
+def values_in_use(defence: MessageDefence | None, ask: Ask, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
+    """Values (B, N) of what is heard in use, of an ensemble the members' mean. Args: as `scores_in_use`."""
+    return ask(ts, carry, link) if defence is None else defence.ask(ask, ts, carry, link).mean(1)
+
+
 class _Filter:
     """A link of which only some messages are heard, at some strength.
 
@@ -149,12 +176,18 @@ class Dropout:
         self, act: Callable[..., Act], ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link
     ) -> Act:
         if link.testing:
-            filtered = _Filter(link, lambda: None, self.scale)
+            filtered = self._in_use(link)
         else:
             N, rounds, stream = ts.alive_BN.shape[1], itertools.count(), rng.fold("message_dropout")
             p = self.config.probability
             filtered = _Filter(link, lambda: stream.fold(next(rounds)).uniform(N, N) >= p)
         return act(ts, carry, rng=rng, explore=explore, link=filtered)
+
+    def ask(self, ask: Ask, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
+        return ask(ts, carry, self._in_use(link))[:, None]
+
+    def _in_use(self, link: Link) -> _Filter:
+        return _Filter(link, lambda: None, self.scale)
 
 
 class Ensemble:
@@ -182,13 +215,17 @@ class Ensemble:
         filtered = _Filter(link, lambda: keep_BNN)
         return act(ts, carry, rng=rng, explore=explore, link=filtered)
 
+    def ask(self, ask: Ask, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
+        ear = _Ensemble(link, self.keep_DNN, carry)
+        return ask(*self._as_rows(ts, carry), ear).unflatten(0, (-1, len(self.keep_DNN)))
+
     def _vote(
         self, act: Callable[..., Act], ts: TimeStep, carry: Carry, *, rng: Stream, explore: float, link: Link
     ) -> Act:
         """Let all members decide side by side, as so many rows, and do what most of them would."""
         D, B = len(self.keep_DNN), len(ts.alive_BN)
-        members = {name: _as_rows(value) for name, value in self._members(ts, carry).items()}
-        ts_R, rng_R = ts.map(lambda x: x.repeat_interleave(D, 0)), Stream(rng.key_B.repeat_interleave(D))
+        ts_R, members = self._as_rows(ts, carry)
+        rng_R = Stream(rng.key_B.repeat_interleave(D))
         ear = _Ensemble(link, self.keep_DNN, carry)
         all_R = act(ts_R, members, rng=rng_R, explore=explore, link=ear)
         actions_BN = majority(all_R.actions_BN.unflatten(0, (B, D)), ts.avail_BNA.shape[-1])
@@ -201,6 +238,11 @@ class Ensemble:
         kept = {f"{_MEMBER}{name}": value for name, value in after.items()}
         extras = {name: value.unflatten(0, (B, D))[:, 0] for name, value in all_R.extras.items()}
         return Act(actions_BN=actions_BN, carry=own | kept | of_link, extras=extras)
+
+    def _as_rows(self, ts: TimeStep, carry: Carry) -> tuple[TimeStep, Carry]:
+        """Entry and carries of all members side by side, (B D, ...)."""
+        members = {name: value.flatten(0, 1) for name, value in self._members(ts, carry).items()}
+        return ts.map(lambda x: x.repeat_interleave(len(self.keep_DNN), 0)), members
 
     def _members(self, ts: TimeStep, carry: Carry) -> dict[str, Tensor]:
         """The members' carries (B, D, ...): at an episode's start all alike."""
@@ -239,13 +281,16 @@ class _Ensemble:
         return received.flatten(0, 1), delivered.flatten(0, 1), carry
 
 
-def _as_rows(value_BD: Tensor) -> Tensor:
-    return value_BD.flatten(0, 1)
-
-
 def majority(votes_BDN: Tensor, actions: int) -> Tensor:
     """The action that most of D members take, int64 (B, N); of several, the first."""
     return F.one_hot(votes_BDN, actions).sum(1).argmax(-1)
+
+
+def of_majority(scores_BDNA: Tensor, avail_BNA: Tensor) -> Tensor:
+    """Mean scores (B, N, A) of the members that take the action of the majority: theirs is greedy in it."""
+    votes_BDN = scores_BDNA.masked_fill(~avail_BNA[:, None], -torch.inf).argmax(-1)
+    agree_BDN = votes_BDN == majority(votes_BDN, scores_BDNA.shape[-1])[:, None]
+    return torch.where(agree_BDN[..., None], scores_BDNA, 0.0).sum(1) / agree_BDN.sum(1)[..., None]
 
 
 def median(x_BD: Tensor) -> Tensor:

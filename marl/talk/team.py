@@ -24,7 +24,7 @@ from torch import Tensor, nn
 
 from marl.channel import PerfectLink
 from marl.rng import Rng, Stream
-from marl.robust.messages import defended, heard_at_ends, message_defence, refuse_export
+from marl.robust.messages import defended, heard_at_ends, message_defence, refuse_export, scores_in_use
 from marl.sparse.export.policy import Policy
 from marl.talk import export
 from marl.talk.config import MessageConfig
@@ -99,8 +99,15 @@ class TalkingTeam(QTeam):
 
     def scores(self, ts: TimeStep, carry: Carry) -> Tensor:
         """Q_glb with every message delivered."""
+        if self.message_defence is not None:
+            return scores_in_use(self.message_defence, self._values, ts, carry, PerfectLink(self.device))
         said, _ = self._speak(ts, carry)
         return self._net.combine(said.local_BNA, said.message_BNA, self._wanted(ts.alive_BN))
+
+    def _values(self, ts: TimeStep, carry: Carry, link: Link) -> Tensor:
+        """Q_glb over a link."""
+        said, carry = self._speak(ts, carry)
+        return self._talk_to_all(said, carry, link)[0]
 
     @property
     def _net(self) -> TalkingQ:

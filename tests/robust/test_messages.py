@@ -22,8 +22,10 @@ from marl.robust.messages import (
     certified,
     majority,
     median,
+    of_majority,
     random_subset,
     subsets,
+    values_in_use,
 )
 from marl.rollout import Rollout
 from marl.types import Act
@@ -233,6 +235,65 @@ def test_members_keep_states_of_their_own_and_begin_episodes_alike(name):
         rollout.step(0.0)
     assert apart == (name != "tmc")  # what a TMC agent remembers does not depend on what it heard
     assert set(rollout.agent.initial_carry(2)) <= set(rollout.carry)
+
+
+@pytest.mark.parametrize("defence", [None, MessageDropout(probability=0.8), Ablation(kept=1)])
+@pytest.mark.parametrize("name", TALKERS)
+def test_scores_are_those_of_a_team_in_use(name, defence):
+    """Attackers aim at what the team does: the greedy action of its scores, at every step of its episodes."""
+    world = Relay(runners=4).build(num_envs=3, device=CPU)
+    rollout = Rollout(world, _team(name, world.spec, defence), Rng(5), link=_link(True))
+    plain = _team(name, world.spec)  # the same weights
+    apart = False
+    for _ in range(12):
+        ts, carry = rollout.ts, {k: v.clone() for k, v in rollout.carry.items()}
+        scores = rollout.agent.scores(ts, carry)
+        greedy = scores.masked_fill(~ts.avail_BNA, -torch.inf).argmax(-1)
+        own = {k: v for k, v in carry.items() if not k.startswith("member.")}
+        apart |= not torch.equal(scores, plain.scores(ts, own))
+        act, _ = rollout.step(0.0)
+        if name != "tmc":  # whose agents in use send what has changed, and their scores take all messages
+            assert torch.equal(act.actions_BN, greedy)
+    if name in ("ac", "commnet", "schednet"):  # others may be silent, or have nothing to correct
+        assert apart == (defence is not None)
+
+
+@pytest.mark.parametrize("defence", [MessageDropout(probability=0.5), Ablation(kept=1)])
+def test_scores_follow_from_observations(defence):
+    """Gradients reach what is seen, by the agent itself and by those that it hears."""
+    world = Relay(runners=4).build(num_envs=2, device=CPU)
+    team, ts = _team("ac", world.spec, defence), world.reset(Rng(0))
+    obs = torch.rand_like(ts.obs_BNO).requires_grad_()
+    team.scores(replace(ts, obs_BNO=obs), team.initial_carry(2))[:, 0].sum().backward()
+    assert obs.grad[:, 0].abs().sum() > 0
+    assert obs.grad[:, 1:].abs().sum() > 0
+
+
+def test_values_of_an_ensemble_are_the_members_mean(make_spec, make_step):
+    """Three agents, k = 1: a member hears one of two messages, of 1, 2 and 4."""
+    ts, ear = make_step(make_spec()), Ear([1.0, 2.0, 4.0])
+    carry = {"h_BN": torch.zeros_like(ts.alive_BN, dtype=torch.float)}
+
+    def ask(ts, carry, link):
+        return ear.act(ts, carry, rng=None, explore=0.0, link=link).carry["h_BN"]
+
+    for defence, wanted in (
+        (Ablation(kept=1), [3.0, 2.5, 1.5]),
+        (MessageDropout(probability=0.5), [3.0, 2.5, 1.5]),
+    ):
+        both = (
+            Ensemble(defence, 3, rng=Rng(0), device=CPU)
+            if isinstance(defence, Ablation)
+            else Dropout(defence, sums=True)
+        )
+        assert values_in_use(both, ask, ts, carry, _link(False))[0].tolist() == wanted
+    assert values_in_use(None, ask, ts, carry, _link(False))[0].tolist() == [6.0, 5.0, 3.0]
+
+
+def test_the_majoritys_scores_by_hand():
+    scores = torch.tensor([[[[3.0, 2.0, 9.0]], [[5.0, 1.0, 9.0]], [[0.0, 9.0, 9.0]]]])
+    avail = torch.tensor([[[True, True, False]]])
+    assert of_majority(scores, avail).tolist() == [[[4.0, 1.5, 9.0]]]  # the mean of all would take action 1
 
 
 def test_a_member_is_untouched_by_who_it_does_not_hear():

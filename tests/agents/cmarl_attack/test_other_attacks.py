@@ -92,6 +92,24 @@ def test_teams_that_talk_are_lied_to(agent: str, trained: Callable[..., Path]) -
     assert measure(none, cfg, episodes=3, seed=0).episodes["return"] == clean.episodes["return"]
 
 
+@pytest.mark.parametrize("words", [("ac", "ablation"), ("ac", "message_dropout"), ("tarmac", "ablation")])
+def test_teams_that_defend_their_messages_are_attacked_as_they_act(
+    words: tuple[str, str], trained: Callable[..., Path]
+) -> None:
+    """A budget of 0 misleads nobody: what a victim would have done is what its team does in use."""
+    agent, defence = words
+    cfg, saved = load_run(trained("env=battle/3m", f"agent={agent}", "agent.hidden=8", f"defence={defence}"))
+    for choose, episodes in (("local_worst", 2), ("mixer_worst", 1))[: 1 + (agent == "tarmac")]:
+        attack = Config(choose=choose, force="pgd", agents=(0, 1, 2)).within("linf", 0.0)  # type: ignore[arg-type]
+        team = attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+        numbers = measure(team, cfg, episodes=episodes, seed=0).numbers()
+        assert numbers["steps_attacked"]
+        assert numbers["misclassified"] == 0.0
+    wide = Config(choose="local_worst", force="pgd", agents=(0, 1, 2))
+    team = wide.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    assert measure(team, cfg, episodes=2, seed=0).numbers()["misclassified"]
+
+
 def test_teams_that_do_not_talk_say_so(trained: Callable[..., Path]) -> None:
     cfg, saved = load_run(trained("env=battle/3m", "agent=qmix", "agent.hidden=16"))
     team = Config(choose="none", force="message").build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
