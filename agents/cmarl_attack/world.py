@@ -305,7 +305,8 @@ def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> tuple[
         spec=adversary_spec(spec, attack.agents), rng=Rng(own.seed).child("agent"), device=device
     )
     made.load_state_dict(kept.state["agent"])
-    return made, own.env.run.name
+    # One that lies beside its victim is its own, under whatever name the victim was moved to.
+    return made, cfg.run_id if attack.adversary is None else own.env.run.name
 
 
 def _train(cfg: RunConfig, trust: tuple[str, ...]) -> None:
@@ -316,8 +317,11 @@ def _train(cfg: RunConfig, trust: tuple[str, ...]) -> None:
     if (cfg.folder / "results.json").is_file() and results.read(cfg.folder)["status"] == "finished":
         return
     print(f"adversary {cfg.run_id}: trained in {cfg.folder}", file=sys.stderr)
-    saved = None
+    saved, victim = None, cfg.env.run
     if checkpoint.steps(cfg.folder):
-        cfg, saved, _ = resume(cfg.folder)
+        cfg, saved, sentences = resume(cfg.folder)
+        for sentence in sentences:  # what the user has to know of it
+            print(sentence, file=sys.stderr)
+        cfg.env.run = victim  # the victim may have been moved, and its adversaries with it
     cfg.env.trusted = trust
     train.run(cfg, saved)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from marl import config
+from marl import config, results
 from marl.agents.cmarl_attack import Config, Learner, Timing, choose
 from marl.agents.cmarl_attack.adversary import cheapness
 from marl.agents.cmarl_attack.config import FORCES
@@ -319,6 +320,25 @@ def test_the_adversary_is_trained_once_and_kept(
     other = replace(attack, agents=(1,), adversary=kept, learner=Learner())
     with pytest.raises(FieldError, match=r"attack.adversary=.*give the run of an adversary of agents 1"):
         other.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+
+
+def test_an_adversary_goes_on_where_its_victim_was_moved_to(
+    trained: Callable[..., Path], tmp_path: Path
+) -> None:
+    first, moved = tmp_path / "first", tmp_path / "moved"
+    shutil.copytree(trained(*BATTLE), first)
+    attack = attack_config()
+    cfg, saved = load_run(first)
+    kept = run_config(attack, cfg, saved.step).folder.relative_to(first)
+    attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    (first / kept / "results.json").unlink()  # as a killed process leaves it
+    first.rename(moved)
+    cfg, saved = load_run(moved)
+    for _ in range(2):  # going on, and finished
+        team = attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+        assert team.learned_on == "moved", "no transfer"
+    assert results.read(moved / kept)["status"] == "finished"
+    assert not first.exists()
 
 
 @pytest.mark.parametrize("regulariser", ["reward", "soft"])
