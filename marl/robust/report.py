@@ -113,6 +113,8 @@ def write(folder: Path, out: dict[str, Any], *, film: tuple[RunConfig, Any, Any,
     """
     path = folder / REPORT
     files.write_json(path, out)
+    for name in (CURVE, FILM):  # of the same attack asked for with another curve
+        (folder / name).unlink(missing_ok=True)
     made = [path]
     if out["curve"]["values"]:
         made.append(plots.save(curve(out), folder / CURVE))

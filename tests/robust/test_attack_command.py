@@ -93,6 +93,15 @@ def test_other_settings_and_episodes_have_their_own_folder(folder: Path) -> None
     assert sorted(p.name for p in one.iterdir()) == ["report.json"]
 
 
+def test_a_report_that_is_written_again_keeps_no_picture_of_the_last(folder: Path) -> None:
+    words = ("attack=random", "attack.force=control", "episodes=1", "video=false", "seed=9")
+    _, made = attack(folder, *words, "curve=steps:0,1")
+    assert (made / "curve.png").is_file()
+    assert cli.main(["attack", f"run={folder}", *words, "curve=none"]) == 0
+    assert json.loads((made / "report.json").read_text())["curve"]["values"] == []
+    assert not (made / "curve.png").exists()
+
+
 def test_every_shipped_attack_can_be_read() -> None:
     for name in compose.options("attack"):
         made = load(name, [])
