@@ -33,7 +33,7 @@ from marl.agents.cmarl_attack.choose import team_reward
 from marl.agents.cmarl_attack.victim import Victim
 from marl.checkpoint import Saved
 from marl.config import RunConfig
-from marl.errors import FieldError, require
+from marl.errors import FieldError, MarlError, require
 from marl.evaluate import for_evaluation, measuring_link
 from marl.measure import load_agent, load_run
 from marl.rng import Rng, Stream
@@ -287,7 +287,7 @@ def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> tuple[
         The adversary, and the name of the run whose team it was trained against.
 
     Raises:
-        FieldError: the named run is of another team's victims.
+        FieldError: the named run is none, or of other victims, or of a team in another world.
         Interrupted: a signal came while it was trained; the same command goes on from its checkpoint.
     """
     folder = attack.adversary
@@ -295,6 +295,9 @@ def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> tuple[
         wanted = run_config(attack, cfg, saved.step)
         folder = wanted.folder
         _train(wanted, cfg.trust)
+    elif not checkpoint.steps(folder):
+        fix = "there is no checkpoint in this folder; give the run folder of an adversary"
+        raise FieldError("attack.adversary", str(folder), fix)
     own, kept = load_run(folder, device=cfg.device)
     if not isinstance(own.env, World) or own.env.agents != attack.agents:
         victims = ", ".join(map(str, attack.agents))
@@ -304,7 +307,11 @@ def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> tuple[
     made = own.agent.build(
         spec=adversary_spec(spec, attack.agents), rng=Rng(own.seed).child("agent"), device=device
     )
-    made.load_state_dict(kept.state["agent"])
+    try:
+        made.load_state_dict(kept.state["agent"])
+    except MarlError as error:
+        fix = f"it was trained in another world than this team's ({error}); leave it out to train one"
+        raise FieldError("attack.adversary", str(folder), fix) from error
     # One that lies beside its victim is its own, under whatever name the victim was moved to.
     return made, cfg.run_id if attack.adversary is None else own.env.run.name
 

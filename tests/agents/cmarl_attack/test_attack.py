@@ -341,6 +341,21 @@ def test_an_adversary_goes_on_where_its_victim_was_moved_to(
     assert not first.exists()
 
 
+def test_an_adversary_that_does_not_fit_is_named(trained: Callable[..., Path]) -> None:
+    cfg, saved = load_run(trained(*BATTLE))
+    attack_config().build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    kept = run_config(attack_config(), cfg, saved.step).folder
+    wrong = {
+        kept: "it was trained in another world",
+        kept / "nowhere": "there is no checkpoint in this folder",
+    }
+    other, saved = load_run(trained("env=predator_prey/easy", "agent=qmix", "agent.hidden=16"))
+    for folder, words in wrong.items():
+        attack = Config(choose="owr", force="control", adversary=folder)
+        with pytest.raises(FieldError, match=f"attack.adversary=.*{words}"):
+            attack.build(cfg=other, saved=saved, agent=load_agent(other, saved))
+
+
 @pytest.mark.parametrize("regulariser", ["reward", "soft"])
 def test_the_adversarys_run_resumes_bit_for_bit(
     regulariser: str, trained: Callable[..., Path], tmp_path: Path
