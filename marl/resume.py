@@ -59,14 +59,19 @@ def _resume(folder: Path, overrides: Sequence[str]) -> tuple[RunConfig, Saved | 
         fix = f"the run is finished; give total_steps=<more than {saved.step}> to train on"
         raise FieldError("resume", str(folder), fix)
     if saved is not None and not getattr(cfg.env, "exact_resume", True):
-        skipped.append(
-            f"{config.label(cfg.env)} is a foreign environment, whose state cannot be kept: running episodes "
-            "are cut off here and new ones begin, so that this run differs from one that never stopped"
-        )
+        skipped.append(inexact(cfg.env))
     for path in (folder / "checkpoints" / str(step) for step in checkpoint.steps(folder)):
         if saved is not None and int(path.name) > saved.step:
             checkpoint.set_aside(path)
     return cfg, saved, skipped
+
+
+def inexact(env: Any) -> str:
+    """The sentence for a world that cannot be resumed exactly. Args: env: its Config."""
+    return (
+        f"{config.label(env)} is a foreign environment, whose state cannot be kept: running episodes are cut "
+        "off here and new ones begin, so that this run differs from one that never stopped"
+    )
 
 
 def _change(node: dict[str, Any], overrides: Sequence[str]) -> tuple[str, ...]:

@@ -73,6 +73,10 @@ class Attacked:
         if config.choose == "mixer_worst" and not with_critic:
             fix = f"{label(cfg.agent)} has neither a mixer nor a critic; give local_worst"
             raise FieldError("attack.choose", config.choose, fix)
+        copies = config.choose == "mixer_worst" and not choose.has_mixer(agent)
+        if copies and not getattr(cfg.env, "exact_resume", True):
+            fix = f"{label(cfg.env)} cannot be copied, so that no action can be tried first; give local_worst"
+            raise FieldError("attack.choose", config.choose, fix)
         limits = Limits.of(agent.spec, self.device, agents=config.agents, kinds=config.kinds)
         if config.force not in ("control", "message") and not limits.free.any():
             fix = "the victims have no feature of these kinds; give others, or attack.force=control"

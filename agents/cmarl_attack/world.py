@@ -294,7 +294,7 @@ def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> tuple[
     if folder is None:
         wanted = run_config(attack, cfg, saved.step)
         folder = wanted.folder
-        _train(wanted, cfg.trust)
+        _train(wanted, cfg)
     elif not checkpoint.steps(folder):
         fix = "there is no checkpoint in this folder; give the run folder of an adversary"
         raise FieldError("attack.adversary", str(folder), fix)
@@ -316,19 +316,21 @@ def ready(attack: Config, cfg: RunConfig, saved: Saved, spec: EnvSpec) -> tuple[
     return made, cfg.run_id if attack.adversary is None else own.env.run.name
 
 
-def _train(cfg: RunConfig, trust: tuple[str, ...]) -> None:
+def _train(cfg: RunConfig, victim: RunConfig) -> None:
     """Train what is not trained, go on with what was stopped, leave alone what is finished."""
     from marl import train
-    from marl.resume import resume
+    from marl.resume import inexact, resume
 
     if (cfg.folder / "results.json").is_file() and results.read(cfg.folder)["status"] == "finished":
         return
     print(f"adversary {cfg.run_id}: trained in {cfg.folder}", file=sys.stderr)
-    saved, victim = None, cfg.env.run
+    saved, place = None, cfg.env.run
     if checkpoint.steps(cfg.folder):
         cfg, saved, sentences = resume(cfg.folder)
-        for sentence in sentences:  # what the user has to know of it
+        if not getattr(victim.env, "exact_resume", True):
+            sentences.append(inexact(victim.env))  # the adversary's world is the team's
+        for sentence in sentences:
             print(sentence, file=sys.stderr)
-        cfg.env.run = victim  # the victim may have been moved, and its adversaries with it
-    cfg.env.trusted = trust
+        cfg.env.run = place  # the victim may have been moved, and its adversaries with it
+    cfg.env.trusted = victim.trust
     train.run(cfg, saved)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal
 
 import torch
 
@@ -22,6 +22,8 @@ DIFFICULTIES = "123456789A"  # SMAC's letters, VeryEasy .. CheatInsane
 @dataclass(kw_only=True)
 class Config:
     """A map of SMAC in StarCraft II; the defaults are SMAC's."""
+
+    exact_resume: ClassVar[bool] = False  # a game cannot be saved: marl.resume and attacks say so
 
     map: str = "3m"  # one of SMAC's 23: marl.envs.battle.maps.SMAC
     engine: Literal["auto", "pysc2", "smac"] = (

@@ -29,7 +29,7 @@ class ForeignConfig:
     """An environment of somebody else; docs/foreign_environments.md."""
 
     kind: ClassVar[Kind]
-    exact_resume: ClassVar[bool] = False  # read by marl.resume, which then says so
+    exact_resume: ClassVar[bool] = False  # read by marl.resume and by attacks, which then say so
     slow_start: ClassVar[bool] = True  # read by marl.evaluate, which then keeps the world it measures in
 
     target: str = field(metadata={"code": True})  # see the subclass; marl.config asks whether it is trusted

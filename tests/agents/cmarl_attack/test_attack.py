@@ -475,6 +475,27 @@ def test_a_critic_tries_every_action_in_copies_of_the_worlds(trained: Callable[.
     assert torch.equal(act.actions_BN[:, 2], worth.argmin(-1))
 
 
+def test_worlds_that_cannot_be_copied_are_not_tried(
+    trained: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their state cannot be kept: a copy would cut its episodes off. Values need no copies."""
+    attack, going_on = Config(choose="mixer_worst", force="control"), attack_config(seed=5)
+    for agent in ("mappo", "qmix"):
+        cfg, saved = load_run(trained("env=battle/3m", f"agent={agent}", "agent.hidden=16"))
+        monkeypatch.setattr(type(cfg.env), "exact_resume", False, raising=False)
+        if agent == "mappo":
+            with pytest.raises(FieldError, match=r"attack.choose='mixer_worst'.*3m cannot be copied"):
+                attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+        else:
+            attack.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+    capsys.readouterr()
+    kept = run_config(going_on, cfg, saved.step).folder
+    for sentences in (0, 1):
+        going_on.build(cfg=cfg, saved=saved, agent=load_agent(cfg, saved))
+        assert capsys.readouterr().err.count("whose state cannot be kept") == sentences
+        (kept / "results.json").unlink()  # as a killed process leaves it
+
+
 WRONG = [
     ({"agents": (7,)}, "agents=(7,) cannot be used: give numbers from 0 to 2"),
     ({"agents": (0, 0)}, "agents=(0, 0) cannot be used"),
