@@ -41,6 +41,8 @@ def slopes(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """A and B (X, K, O) of every victim in its own observation, and the scores (X, K, A); constants.
 
+    Where victims talk to each other an observation counts for all their scores.
+
     Args:
         scores: see `RowScores`.
         x_XKO: the victims' observations.

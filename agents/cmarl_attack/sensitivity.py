@@ -82,13 +82,21 @@ class _Probe:
             x_BNO = ts.obs_BNO.detach().requires_grad_()
             lead_BN = leads(self.agent.scores(replace(ts, obs_BNO=x_BNO), carry), ts.avail_BNA)
             counts_BN = ts.alive_BN & (ts.avail_BNA.sum(-1) > 1)
-            (slope_BNO,) = torch.autograd.grad(torch.where(counts_BN, lead_BN, 0.0).sum(), x_BNO)
+            slope_BNO = self._slopes(torch.where(counts_BN, lead_BN, 0.0), x_BNO)
         steep_BN = (slope_BNO.abs() * self.limits.free).sum(-1)
         size_BN = (lead_BN.detach() / steep_BN.clamp(min=1e-12)).clamp(max=1.0)
         self.sum_N += torch.where(counts_BN, size_BN, 0.0).sum(0).double().cpu()
         self.count_N += counts_BN.sum(0).cpu()
         act: Act = self.agent.act(ts, carry, rng=rng, explore=explore, link=link)
         return act
+
+    def _slopes(self, lead_BN: Tensor, x_BNO: Tensor) -> Tensor:
+        """dm_i/do_i: of teams that talk agent by agent, as others' views turn an agent there, too."""
+        if "delivered" not in self.agent.extras_spec:
+            return torch.autograd.grad(lead_BN.sum(), x_BNO)[0]
+        N = lead_BN.shape[1]
+        each = [torch.autograd.grad(lead_BN[:, n].sum(), x_BNO, retain_graph=True)[0][:, n] for n in range(N)]
+        return torch.stack(each, 1)
 
     def sizes(self) -> Tensor:
         """Mean of min(eps_i, 1); 1 for an agent that never had a choice."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -133,6 +134,34 @@ def test_leads_and_sensitivity_by_hand(ts: TimeStep, spec: EnvSpec, stream: Stre
             steep = float((W_AO[first] - W_AO[second])[:5].abs().sum())  # the sixth feature is padding
             sizes.append(min(lead / steep, 1.0))
         assert float(probe.sizes()[n]) == pytest.approx(sum(sizes) / 5, abs=1e-5)
+
+
+class _Talking(HandMade):
+    """Agent 0's scores hear what agent 1 sees, too."""
+
+    extras_spec = {"delivered": None}  # noqa: RUF012
+
+    def scores(self, ts: TimeStep, carry: dict[str, torch.Tensor]) -> torch.Tensor:
+        own = self.function(ts.obs_BNO)
+        heard = torch.nn.functional.one_hot(torch.tensor(0), own.shape[1])[None, :, None]
+        return own + 5.0 * heard * self.function(ts.obs_BNO[:, 1:2].flip(-1))
+
+
+def test_sensitivity_is_to_what_an_agent_sees_itself(ts: TimeStep, spec: EnvSpec, stream: Stream) -> None:
+    """By finite differences of agent 1's lead in agent 1's observation; agent 0's follows from it, too."""
+    W_AO = torch.randn(4, 6, generator=torch.Generator().manual_seed(0))
+    team = _Talking(spec, lambda x: x @ W_AO.T)
+    probe = _Probe(team)
+    probe.act(ts, team.initial_carry(5), rng=stream, explore=0.0)
+    lead_BN = leads(team.scores(ts, {}), ts.avail_BNA)
+    steep_BN = torch.zeros_like(lead_BN)
+    for n, o in itertools.product(range(3), range(5)):
+        moved = ts.obs_BNO.clone()
+        moved[:, n, o] += 1e-4
+        other_BN = leads(team.scores(replace(ts, obs_BNO=moved), {}), ts.avail_BNA)
+        steep_BN[:, n] += ((other_BN - lead_BN)[:, n] / 1e-4).abs()
+    wanted_N = (lead_BN / steep_BN).clamp(max=1.0).mean(0)
+    torch.testing.assert_close(probe.sizes().float(), wanted_N, rtol=0.05, atol=1e-3)
 
 
 def test_victims_are_found_once_and_named(trained: Callable[..., Path]) -> None:
