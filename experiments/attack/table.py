@@ -146,11 +146,12 @@ def tuning_table(found: list[Cell]) -> str:
         by.setdefault(defence_of(cell), {})[cell["choose"], cell["force"]] = cell
     shares = defended(_comparable(found))
     for defence, team in sorted(by.items(), key=lambda item: (item[0] != "none", item[0])):
-        if len(team) < len(DEFENDED) or defence not in shares:
+        if len(team) < len(DEFENDED):
             continue
         alone = f"{number(team['none', 'none'], 'success'):.1%}"
         returns = [f"{number(team[attack], 'return'):.2f}" for attack in DEFENDED]
-        regained = "-" if defence == "none" else _between(shares[defence].regained, ".0%")
+        known = defence != "none" and defence in shares
+        regained = _between(shares[defence].regained, ".0%") if known else "-"
         lines.append(f"| {' | '.join([defence, alone, *returns, regained])} |")
     return "\n".join(lines) + "\n"
 
@@ -251,18 +252,21 @@ class Share:
 def defended(found: Iterable[Cell]) -> dict[str, Share]:
     """By defence what it is worth, seed against seed; of `none`, the bare teams, nothing regained.
 
-    Every team meets the attack that hurts it most, of those that were played on it and on the bare team.
-    Seeds of which a cell is missing do not count.
+    Every team meets the attack that hurts it most. A seed of which a cell is missing, of the team or of the
+    bare one, does not count: the missing attack may be the one that hurts. What counts is what defended
+    teams met.
     """
     teams: dict[tuple[str, str], dict[str, Cell]] = {}
     for cell in found:
         attack = "none" if cell["choose"] == "none" else f"{cell['choose']}-{cell['force']}"
         teams.setdefault((defence_of(cell), str(cell["seed"])), {})[attack] = cell
+    attacks = {attack for (defence, _), team in teams.items() if defence != "none" for attack in team} - {
+        "none"
+    }
     shares: dict[str, list[tuple[float, float, float, float]]] = {}
     for (defence, seed), own in teams.items():
         bare = teams.get(("none", seed), {})
-        attacks = own.keys() & bare.keys() - {"none"}
-        if "none" not in own or "none" not in bare or not attacks:
+        if not attacks or not attacks | {"none"} <= own.keys() & bare.keys():
             continue
         hit, bare_hit = (min(float(np.mean(t[a]["returns"])) for a in attacks) for t in (own, bare))
         alone, bare_alone = (float(np.mean(t["none"]["returns"])) for t in (own, bare))
