@@ -20,7 +20,7 @@ import itertools
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, Literal
@@ -53,6 +53,9 @@ DEFENDED = (
     ("owr", "djsma"),
     ("owr", "pgd"),
 )
+# Beside them, on the method that defended teams are of: changes within the L-infinity ball that they are
+# trained for, and within half of it. CHOICE, like the ball.
+BOUNDED = (("ow", "pgd_0.05"), ("ow", "pgd_0.1"))
 EPISODES = 320
 VICTIMS = 5  # of each method, the first seeds that win
 WINS = 0.98  # of its final episodes that a victim wins; a defended team need not
@@ -66,13 +69,14 @@ TRIED = {"qmix": (0.1, 0.25, 0.5, 2.0), "mappo": (0.002, 0.01, 0.05)}  # logits 
 
 
 def attack(agent: str, choose: str, force: str, weight: float | None = None) -> Config:
-    """A cell's settings."""
+    """A cell's settings; step two with a number behind it (pgd_0.1) stays within that L-infinity."""
+    name, _, size = force.partition("_")
     weight = WEIGHTS[agent] if weight is None else weight
     return Config(
         agents=(VICTIM,),
         choose=choose,  # type: ignore[arg-type]
-        force=force,  # type: ignore[arg-type]
-        budget=BUDGETS.get(force, Budget()),
+        force=name,  # type: ignore[arg-type]
+        budget=Budget(linf=float(size)) if size else BUDGETS.get(name, Budget()),
         learner=Learner(weight=weight) if choose == "owr" else Learner(),
     )
 
@@ -118,13 +122,15 @@ def spare(found: list[dict[str, Any]]) -> list[dict[str, Any]]:
     return [v for won in winners(found).values() for v in won[VICTIMS : VICTIMS + 1]]
 
 
-def cells(defence: str = "none") -> Iterator[tuple[str, str]]:
-    """(choose, force), the team alone first."""
-    if defence != "none":
+def cells(agent: str, defence: str) -> Iterator[tuple[str, str]]:
+    """(choose, force) of a team of the grid, the team alone first."""
+    if defence == "none":
+        yield "none", "none"
+        yield from itertools.product(CHOOSE, FORCE)
+    else:
         yield from DEFENDED
-        return
-    yield "none", "none"
-    yield from itertools.product(CHOOSE, FORCE)
+    if agent == "qmix":
+        yield from BOUNDED
 
 
 def cell(folder: Path, about: dict[str, Any], settings: Config | None) -> dict[str, Any]:
@@ -161,15 +167,15 @@ def cell(folder: Path, about: dict[str, Any], settings: Config | None) -> dict[s
 
 def attack_victim(victim: dict[str, Any]) -> None:
     """Every cell of one victim that has no raw file."""
-    _play(victim, cells(victim["defence"]), RAW)
+    _play(victim, cells(victim["agent"], victim["defence"]), RAW)
 
 
 def try_defence(victim: dict[str, Any]) -> None:
     """The cells of defended teams on a tuning victim, defended or not."""
-    _play(victim, iter(DEFENDED), TUNING)
+    _play(victim, DEFENDED + BOUNDED, TUNING)
 
 
-def _play(victim: dict[str, Any], chosen: Iterator[tuple[str, str]], raw: Path) -> None:
+def _play(victim: dict[str, Any], chosen: Iterable[tuple[str, str]], raw: Path) -> None:
     for choose, force in chosen:
         path = raw / f"{victim['run_id']}-{choose}-{force}.json"
         if path.is_file():
@@ -185,7 +191,8 @@ def _is_unplayed(victim: dict[str, Any], given: argparse.Namespace) -> bool:
     """Whether a cell of it is to be played: one that has all of them needs no run folder."""
     if given.weights:
         return True
-    chosen, raw = (DEFENDED, TUNING) if given.defences else (cells(victim["defence"]), RAW)
+    of_team = cells(victim["agent"], victim["defence"])
+    chosen, raw = (DEFENDED + BOUNDED, TUNING) if given.defences else (of_team, RAW)
     return any(not (raw / f"{victim['run_id']}-{choose}-{force}.json").is_file() for choose, force in chosen)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from experiments import tables
-from experiments.attack.grid import CHOOSE, DEFENDED, FORCE, HERE, RAW, TUNING, WINS, cells, victims
+from experiments.attack.grid import BOUNDED, CHOOSE, DEFENDED, FORCE, HERE, RAW, TUNING, WINS, cells, victims
 from experiments.claims import ROOT, Derived, write_claim
 from marl import plots, stats
 from marl.errors import MarlError
@@ -25,6 +25,8 @@ from marl.files import write_atomic
 
 Cell = dict[str, Any]
 COMMAND = "python -m experiments.attack.grid"
+# What a defence regains is counted under these: direct control asks nothing of a network.
+UNBOUNDED = tuple(attack for attack in DEFENDED if attack[1] not in ("none", "control"))
 
 
 def read(paths: Iterable[Path]) -> list[Cell]:
@@ -74,7 +76,7 @@ def table(found: list[Cell]) -> str:
     names = [*columns.split(", "), "L1", "L0", "L-infinity", "attacked"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     for agent, defence in dict.fromkeys((cell["agent"], defence_of(cell)) for cell in found):
-        for choose, force in cells():
+        for choose, force in cells(agent, "none"):
             mine = [c for c in found if kind(c) == (agent, defence, choose, force)]
             if not mine:
                 continue
@@ -138,7 +140,8 @@ def weights_table(found: list[Cell]) -> str:
 
 def tuning_table(found: list[Cell]) -> str:
     """Markdown: the settings of defences that were tried on the tuning seed; the bare team first."""
-    under = [f"return under {choose} by {force}" for choose, force in DEFENDED[1:]]
+    met = DEFENDED + BOUNDED
+    under = [f"return under {choose} by {force}" for choose, force in met[1:]]
     names = ["defence", "wins alone", "return alone", *under, "regained"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
     by: dict[str, dict[tuple[str, str], Cell]] = {}
@@ -146,10 +149,10 @@ def tuning_table(found: list[Cell]) -> str:
         by.setdefault(defence_of(cell), {})[cell["choose"], cell["force"]] = cell
     shares = defended(_comparable(found))
     for defence, team in sorted(by.items(), key=lambda item: (item[0] != "none", item[0])):
-        if len(team) < len(DEFENDED):
+        if not team.keys() >= set(met):
             continue
         alone = f"{number(team['none', 'none'], 'success'):.1%}"
-        returns = [f"{number(team[attack], 'return'):.2f}" for attack in DEFENDED]
+        returns = [f"{number(team[attack], 'return'):.2f}" for attack in met]
         known = defence != "none" and defence in shares
         regained = _between(shares[defence].regained, ".0%") if known else "-"
         lines.append(f"| {' | '.join([defence, alone, *returns, regained])} |")
@@ -158,15 +161,25 @@ def tuning_table(found: list[Cell]) -> str:
 
 def defences_table(found: list[Cell]) -> str:
     """Markdown: what each defence that is reported regains and gives up; the bare teams first."""
-    shares = defended(_comparable(found))
-    names = ["defence", "seeds", "wins given up", "return alone", "return under attack", "regained"]
+    under = ["under attack", *(f"under {choose} by {force}" for choose, force in BOUNDED)]
+    names = ["defence", "seeds", "wins given up", "return alone", *under, "regained"]
     lines = [f"| {' | '.join(names)} |", "|" + "---|" * len(names)]
-    for defence, share in sorted(shares.items(), key=lambda item: (item[0] != "none", item[0])):
+    for defence, share in _bare_first(defended(_comparable(found))):
         given = "-" if defence == "none" else _between(share.wins_given_up, ".1%")
         returns = [_between(value, ".2f") for value in (share.alone, share.hit)]
+        returns += [_shown(_under(found, defence, attack), "return", ".2f") for attack in BOUNDED]
         regained = "-" if defence == "none" else _between(share.regained, ".0%")
         lines.append(f"| {' | '.join([defence, str(share.regained.runs), given, *returns, regained])} |")
     return "\n".join(lines) + "\n"
+
+
+def _bare_first(shares: dict[str, Share]) -> list[tuple[str, Share]]:
+    return sorted(shares.items(), key=lambda item: (item[0] != "none", item[0]))
+
+
+def _under(found: Iterable[Cell], defence: str, attack: tuple[str, str]) -> list[Cell]:
+    """Cells of an attack on the teams of a defence."""
+    return [c for c in found if (defence_of(c), (c["choose"], c["force"])) == (defence, attack)]
 
 
 def _between(one: stats.Estimate, form: str) -> str:
@@ -199,13 +212,17 @@ def draw(found: list[Cell], path: Path) -> None:
 
 
 def draw_defences(found: list[Cell], path: Path) -> None:
-    """Return of defended teams without an attack and under the one that hurts most, the bare teams first."""
-    panels: dict[str, dict[str, stats.Estimate]] = {"return without an attack": {}, "return under attack": {}}
-    shares = defended(_comparable(found))
-    for defence, share in sorted(shares.items(), key=lambda item: (item[0] != "none", item[0])):
-        label = defence.replace("defence.", "").replace(" ", "\n", 1)
-        for panel, one in zip(panels.values(), (share.alone, share.hit), strict=True):
-            panel[label] = one
+    """Returns of defended teams: alone, under small changes, under the attack that hurts most; bare first."""
+    small = BOUNDED[-1]
+    panels: dict[str, dict[str, stats.Estimate]] = {
+        "return alone": {},
+        f"return under {' by '.join(small)}": {},
+        "return under the attack that hurts most": {},
+    }
+    for defence, share in _bare_first(defended(_comparable(found))):
+        bounded = _mean([float(np.mean(c["returns"])) for c in _under(found, defence, small)])
+        for panel, one in zip(panels.values(), (share.alone, bounded, share.hit), strict=True):
+            panel[defence.replace("defence.", "").replace(" ", "\n", 1)] = one
     plots.save(plots.intervals(panels, title="QMIX on battle/2s3z, defended"), path)
 
 
@@ -280,10 +297,11 @@ def defended(found: Iterable[Cell]) -> dict[str, Share]:
 
 
 def _comparable(found: Iterable[Cell]) -> list[Cell]:
-    """Cells of the method that was trained with defences; direct control asks nothing of a network."""
+    """Cells of the method that was trained with defences, alone and under `UNBOUNDED`."""
     found = list(found)
     methods = {cell["agent"] for cell in found if cell["defence"] != "none"}
-    return [cell for cell in found if cell["agent"] in methods and cell["force"] != "control"]
+    wanted = (("none", "none"), *UNBOUNDED)
+    return [c for c in found if c["agent"] in methods and (c["choose"], c["force"]) in wanted]
 
 
 def _wins(cell: Cell) -> float:
@@ -376,9 +394,9 @@ def claims() -> None:
     if len(best) == len(free):
         note = "per attacked step of d-JSMA, with OW less with OWR"
         write("l1_saved_by_regularisation", "1", "low > 0", [*free, *best], note)
-    chosen = [attack for attack in DEFENDED if attack[1] != "control"]
+    chosen = (("none", "none"), *UNBOUNDED)
     both = [path for defended in (False, True) for cell in chosen for path in paths(*cell, defended=defended)]
-    both += [path for path in sorted(TUNING.glob("*.json")) if not path.stem.endswith("-control")]
+    both += [path for cell in chosen for path in sorted(TUNING.glob(f"*-{'-'.join(cell)}.json"))]
     try:
         best_name = best_defence(both)
     except MarlError as error:

@@ -57,11 +57,19 @@ def test_the_table_and_the_claims_by_hand(tmp_path: Path) -> None:
 
 
 def test_the_grid_is_the_issues() -> None:
-    assert len(list(grid.cells())) == 1 + 5 * 6
-    for choose, force in list(grid.cells())[1:]:
+    assert len(list(grid.cells("mappo", "none"))) == 1 + 5 * 6
+    for choose, force in list(grid.cells("mappo", "none"))[1:]:
         made = grid.attack("qmix", choose, force)
         assert (made.choose, made.force, made.agents) == (choose, force, (0,))
         assert (made.budget == Budget()) == (force not in ("fgsm", "pgd"))
+
+
+def test_small_changes_stay_within_their_ball() -> None:
+    for choose, force in grid.BOUNDED:
+        made = grid.attack("qmix", choose, force)
+        assert (made.force, made.budget) == ("pgd", Budget(linf=float(force.removeprefix("pgd_"))))
+        assert (choose, force) in grid.cells("qmix", "smooth")
+        assert (choose, force) not in grid.cells("mappo", "none")
 
 
 def duel(folder: Path, seed: str, name: str, alone: list[float], under: list[float]) -> list[Path]:
@@ -196,11 +204,13 @@ def test_the_tables_of_what_was_tried(tmp_path: Path) -> None:
         "| qmix | soft | 0.5 | 9.00 | 10.00 | 0.0% | 3.00 |",
     ]
     for team, settings, loss in (("a-smooth", "defence.weight=1", 1), ("a", "", 2)):
-        for i, (choose, force) in enumerate(grid.DEFENDED):
+        for i, (choose, force) in enumerate(grid.DEFENDED + grid.BOUNDED):
             cell = json.loads(write(tmp_path, team, choose, force, [20.0 - loss * i]).read_text())
             tuning.append({**cell, "settings": settings})
-    rows = table.tuning_table(tuning[:-1]).splitlines()[2:]
-    shown = "| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 | 16.00 | 15.00 |"
+    rows = table.tuning_table([*tuning[:-3], *tuning[-2:]]).splitlines()[2:]
+    shown = (
+        "| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 | 16.00 | 15.00 | 14.00 | 13.00 |"
+    )
     assert rows == [f"{shown} - |"], "a cell of the bare team is missing"
     assert table.tuning_table(tuning).splitlines()[3:] == [f"{shown} 50% |"]
     assert table.tuning_table(tuning).splitlines()[2].startswith("| none | 100.0%")
@@ -211,14 +221,15 @@ def test_the_defences_stand_beside_the_bare_teams_of_their_method(tmp_path: Path
         *duel(tmp_path, "a", "", [20.0, 20.0], [10.0, 10.0]),
         *duel(tmp_path, "a", "firm", [20.0, 19.0], [12.0, 13.0]),
         write(tmp_path, "a-firm", "owr", "control", [0.0]),  # asks nothing of a network
+        write(tmp_path, "a-firm", "ow", "pgd_0.1", [18.0]),  # less than the others may change
     ]
     other = [
         {**cell, "agent": "mappo", "returns": [3.0, 3.0]}
         for cell in table.read(duel(tmp_path, "b", "", [20.0], [9.0]))
     ]
     assert table.defences_table([*other, *table.read(paths)]).splitlines()[2:] == [
-        "| none | 1 | - | 20.00 | 10.00 | - |",
-        "| firm | 1 | 50.0% | 19.50 | 12.50 | 25% |",
+        "| none | 1 | - | 20.00 | 10.00 | - | - | - |",
+        "| firm | 1 | 50.0% | 19.50 | 12.50 | - | 18.00 | 25% |",
     ]
 
 
@@ -230,7 +241,7 @@ def test_a_grid_names_the_run_folders_that_are_not_there_before_it_plays(tmp_pat
     monkeypatch.setattr(grid, "victims", lambda: [v | {"wins_trained": 1.0} for v in teams])
     monkeypatch.setattr(grid, "RUNS", tmp_path / "runs")
     monkeypatch.setattr(grid, "TUNING", tmp_path)
-    for choose, force in grid.DEFENDED:
+    for choose, force in grid.DEFENDED + grid.BOUNDED:
         write(tmp_path, "q0", choose, force, [1.0])
     with pytest.raises(MarlError, match=r"folders of q1 are not on this machine: remove"):
         grid.main(["--defences"])
