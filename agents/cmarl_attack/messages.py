@@ -3,7 +3,7 @@
 | lie | what the others hear of a victim |
 |---|---|
 | flip | -m |
-| noise | m plus or minus the L-infinity budget in every feature, signs drawn at random |
+| noise | m plus or minus the L-infinity budget (else 1) in every feature, signs drawn at random |
 | random | numbers uniform within +-max |m|, the largest feature of the message |
 | silence | nothing |
 
@@ -23,6 +23,7 @@ from torch import Tensor
 from marl.rng import Stream
 from marl.types import Carry
 
+_NOISE = 1.0  # without a budget; CHOICE: messages are features of about that size
 Lie = Literal["flip", "noise", "random", "silence"]
 
 
@@ -80,7 +81,7 @@ class LyingLink:
         if self._lie == "flip":
             wanted = -m_BKM
         elif self._lie == "noise":
-            size = self._linf if math.isfinite(self._linf) else 1.0
+            size = self._linf if math.isfinite(self._linf) else _NOISE
             wanted = m_BKM + size * torch.where(lot_BKM < 0.5, -1.0, 1.0)
         else:
             wanted = (2 * lot_BKM - 1) * m_BKM.abs().amax(-1, keepdim=True)
