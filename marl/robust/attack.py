@@ -7,6 +7,7 @@ and summed over those `attack.misled`, `attack.hit`, `attack.l0`, `attack.l1`, `
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from marl.config import RunConfig
 from marl.errors import FieldError, MarlError
 from marl.measure import load_agent, load_run, play
 from marl.process import prepare_process
+from marl.progress import duration
 from marl.types import Act, Agent, Env
 
 PREFIX = "attack."
@@ -205,12 +207,15 @@ def attack_run(
     inside = [attack.within(name, value) for value in values]
     team: Any = attack.build(cfg=cfg, saved=saved, agent=agent)  # first: what does not fit is said at once
     clean = measure(agent, cfg, episodes=episodes, seed=chosen)
+    _say("left alone", clean)
     attacked = measure(team, cfg, episodes=episodes, seed=chosen)
+    _say("under attack", attacked, parts_left=len(values))
     points = []
     for value, one in zip(values, inside, strict=True):
         again = hasattr(team, "within")
         other = team.within(name, value) if again else one.build(cfg=cfg, saved=saved, agent=agent)
         points.append((value, measure(other, cfg, episodes=episodes, seed=chosen)))
+        _say(f"{name} {value:g}", points[-1][1], parts_left=len(values) - len(points))
     out = report.content(cfg, saved, attack, chosen, clean, attacked, name, points)
     out["victims"] = list(getattr(team, "victims", ()))
     out["learned_on"] = getattr(team, "learned_on", "")
@@ -220,3 +225,11 @@ def attack_run(
     for path in report.write(where, out, film=(cfg, agent, team, chosen) if video else None):
         print(f"  written to {path}")
     return out
+
+
+def _say(part: str, measured: Measured, parts_left: int = 0) -> None:
+    """A line per part that is played; the parts left are taken to last as long as this one."""
+    left = f", about {duration(parts_left * measured.seconds)} left" if parts_left else ""
+    numbers = measured.numbers()
+    line = f"{part}: return {numbers['return']:.2f} in {duration(measured.seconds)}{left}"
+    print(line, file=sys.stderr, flush=True)

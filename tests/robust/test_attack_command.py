@@ -41,7 +41,9 @@ def attack(folder: Path, *words: str) -> tuple[dict[str, object], Path]:
 def test_a_report_with_curve_and_film(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("attack=local_worst", "attack.force=pgd", "attack.budget.linf=0.5", "attack.iterations=3")
     out, made = attack(folder, *words, "episodes=3", "curve=linf:0.5,0,0.1")
-    shown = capsys.readouterr().out
+    shown, progress = capsys.readouterr()
+    parts = ["left alone", "under attack", "linf 0", "linf 0.1", "linf 0.5"]
+    assert [line.split(":")[0] for line in progress.splitlines() if ": return" in line] == parts
     for part in (
         "team return",
         "attacked agent-steps per episode",
