@@ -53,9 +53,9 @@ DEFENDED = (
     ("owr", "djsma"),
     ("owr", "pgd"),
 )
-# Beside them, on the method that defended teams are of: changes within the L-infinity ball that they are
-# trained for, and within half of it. CHOICE, like the ball.
-BOUNDED = (("ow", "pgd_0.05"), ("ow", "pgd_0.1"))
+# Beside them, on the method that defended teams are of: changes within an L-infinity, the first two
+# what they are trained for, and more. CHOICE, like theirs.
+BOUNDED = (("ow", "pgd_0.1"), ("ow", "pgd_0.2"), ("ow", "pgd_0.3"))
 EPISODES = 320
 VICTIMS = 5  # of each method, the first seeds that win
 WINS = 0.98  # of its final episodes that a victim wins; a defended team need not

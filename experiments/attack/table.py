@@ -213,7 +213,7 @@ def draw(found: list[Cell], path: Path) -> None:
 
 def draw_defences(found: list[Cell], path: Path) -> None:
     """Returns of defended teams: alone, under small changes, under the attack that hurts most; bare first."""
-    small = BOUNDED[-1]
+    small = BOUNDED[1]
     panels: dict[str, dict[str, stats.Estimate]] = {
         "return alone": {},
         f"return under {' by '.join(small)}": {},

@@ -207,9 +207,9 @@ def test_the_tables_of_what_was_tried(tmp_path: Path) -> None:
         for i, (choose, force) in enumerate(grid.DEFENDED + grid.BOUNDED):
             cell = json.loads(write(tmp_path, team, choose, force, [20.0 - loss * i]).read_text())
             tuning.append({**cell, "settings": settings})
-    rows = table.tuning_table([*tuning[:-3], *tuning[-2:]]).splitlines()[2:]
+    rows = table.tuning_table([*tuning[:-4], *tuning[-3:]]).splitlines()[2:]
     shown = (
-        "| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 | 16.00 | 15.00 | 14.00 | 13.00 |"
+        "| smooth defence.weight=1 | 100.0% | 20.00 | 19.00 | 18.00 | 17.00 | 16.00 | 15.00 | 14.00 | 13.00 | 12.00 |"
     )
     assert rows == [f"{shown} - |"], "a cell of the bare team is missing"
     assert table.tuning_table(tuning).splitlines()[3:] == [f"{shown} 50% |"]
@@ -228,8 +228,8 @@ def test_the_defences_stand_beside_the_bare_teams_of_their_method(tmp_path: Path
         for cell in table.read(duel(tmp_path, "b", "", [20.0], [9.0]))
     ]
     assert table.defences_table([*other, *table.read(paths)]).splitlines()[2:] == [
-        "| none | 1 | - | 20.00 | 10.00 | - | - | - |",
-        "| firm | 1 | 50.0% | 19.50 | 12.50 | - | 18.00 | 25% |",
+        "| none | 1 | - | 20.00 | 10.00 | - | - | - | - |",
+        "| firm | 1 | 50.0% | 19.50 | 12.50 | 18.00 | - | - | 25% |",
     ]
 
 
