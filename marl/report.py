@@ -10,6 +10,7 @@ import numpy as np
 import torch
 
 from marl import plots, video
+from marl.channel import PerfectLink
 from marl.config import RunConfig, label
 from marl.evaluate import for_evaluation, record
 from marl.progress import duration
@@ -30,12 +31,13 @@ def unit(cfg: RunConfig) -> str:
     return str(getattr(cfg.loop, "unit", "team steps"))
 
 
-def summary(cfg: RunConfig, out: Mapping[str, Any]) -> list[str]:
-    """Five lines: what came out, and where everything lies.
+def summary(cfg: RunConfig, out: Mapping[str, Any], train_link: PerfectLink | None = None) -> list[str]:
+    """Five lines: what came out, and where everything lies; more where a channel was asked for in vain.
 
     Args:
         cfg: of the run.
         out: content of its results.json.
+        train_link: that the config's `train_channel` made, after training.
     """
     folder, final = cfg.folder, out["final"] or {}
     words = []
@@ -56,6 +58,7 @@ def summary(cfg: RunConfig, out: Mapping[str, Any]) -> list[str]:
         f"  metrics     {', '.join(metrics)}",
         f"  evaluate    marl evaluate run={folder}",
         *filter(None, [silence(cfg, {name: rows[0] for name, rows in final.items()})]),
+        *filter(None, [silence_in_training(cfg, train_link)]),
     ]
 
 
@@ -68,6 +71,13 @@ def silence(cfg: RunConfig, episodes: Mapping[str, Sequence[float]]) -> str | No
     if cfg.channel is None or not episodes or any(episodes.get("link.messages", ())):
         return None
     return f"  channel     it changed nothing: {label(cfg.agent)} sent no messages"
+
+
+def silence_in_training(cfg: RunConfig, link: PerfectLink | None) -> str | None:
+    """The same of the link that a team was trained over. Args: link: after training; None where none is."""
+    if link is None or link.statistics()["messages"]:
+        return None
+    return f"  channel     train_channel changed nothing: {label(cfg.agent)} sent no messages in training"
 
 
 def pictures(

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from marl import checkpoint, files, report, results
+from marl.channel import PerfectLink
 from marl.checkpoint import Saved
 from marl.config import RunConfig, label
 from marl.errors import EnvError, FieldError, Interrupted, NonFiniteError
@@ -106,7 +107,9 @@ class _Session:
         self.measured_in = kept(cfg.env)
         self.agent = cfg.agent.build(spec=env.spec, rng=rng.child("agent"), device=device)
         parts: dict[str, Any] = {"env": env, "agent": self.agent, "rng": rng.child("loop")}
-        self.loop = cfg.loop.build(**parts, **_train_link(cfg, device))
+        link = _train_link(cfg, device)
+        self.train_link: PerfectLink | None = link.get("link")
+        self.loop = cfg.loop.build(**parts, **link)
         if saved is not None:
             self._restore(saved)
         files.write_json(self.folder / "config.json", cfg.to_dict())  # a resume may have changed it
@@ -242,7 +245,7 @@ class _Session:
                 for logger in self.loggers:
                     logger.media(picture.stem, picture)
         out = self.write_results("finished", final, wall_s)
-        for line in report.summary(self.cfg, out):
+        for line in report.summary(self.cfg, out, self.train_link):
             self.progress.say(line)
         return out
 

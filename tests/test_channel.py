@@ -167,6 +167,22 @@ def test_rounds_wait_in_queues_of_their_own():
     assert seen == [[0.0], [0.0, 0.0], [0.0], [1.0, 1.0]]
 
 
+def test_rounds_lose_messages_of_their_own():
+    """The chain moves once per exchange: what two rounds of a step lose is independent."""
+    link, carry = Bernoulli(loss=0.5).build(device=CPU), {}
+    wanted, stream = torch.ones(40, 3, 3, dtype=torch.bool), Rng(0).stream("act", 40)
+    rounds = []
+    for t in range(20):
+        link.begin(stream.fold(0, t))
+        for _ in range(2):
+            _, delivered, carry = link.send(torch.zeros(40, 3, 1), wanted, carry)
+            rounds.append(delivered)
+    first, second = torch.stack(rounds[::2]), torch.stack(rounds[1::2])
+    pairs = ~torch.eye(3, dtype=torch.bool)
+    same = (first == second)[..., pairs].float().mean().item()
+    assert abs(same - 0.5) < 5 * np.sqrt(0.25 / 4800)
+
+
 @pytest.mark.parametrize(("bits", "most"), [(0, 0), (31, 0), (96, 3), (10**6, 6)])
 def test_bandwidth_is_never_exceeded(bits, most):
     link, delivered, _ = talk(Perfect(bandwidth=bits), 50)
@@ -174,6 +190,7 @@ def test_bandwidth_is_never_exceeded(bits, most):
     if most == 3:  # every pair has its share
         share = delivered.float().mean((0, 1))[~torch.eye(3, dtype=torch.bool)]
         assert (abs(share - 0.5) < 5 * 0.05).all()
+        assert not torch.equal(delivered[:, 0], delivered[:, 1])  # every world draws its own lots
     assert link.statistics()["messages"] == 50 * 2 * 6
     wanted = torch.zeros(2, 3, 3, dtype=torch.bool)
     wanted[:, 0, 1] = True
@@ -286,6 +303,19 @@ def test_evaluation_over_a_channel_does_not_depend_on_the_batch():
     assert conversation(mute, world, **rest) is None
 
 
+def test_links_that_are_added_count_what_all_of_them_sent():
+    """Episodes that are still going on count, too."""
+    links = [talk(Bernoulli(loss=0.5), steps, seed=steps)[0] for steps in (4, 3)]
+    links[1].finish(torch.tensor([True, False]))
+    each = [link.statistics() for link in links]
+    links[0].add(links[1])
+    total = links[0].statistics()
+    for name in ("messages", "delivered", "bits"):
+        assert total[name] == each[0][name] + each[1][name] > 0
+    assert total["messages"] == 7 * 2 * 6
+    assert total["talk"] == 1.0
+
+
 def test_a_training_link_loses_what_the_learner_replays():
     env = Relay().build(num_envs=4, device=CPU)
     agent = IC3Net(hidden=8, gate="open").build(spec=env.spec, rng=Rng(0), device=CPU)
@@ -393,3 +423,13 @@ def test_a_channel_that_nobody_uses_is_said(tmp_path, monkeypatch, capsys):
     assert said in capsys.readouterr().err
     assert cli.main(["train", *words[:-3], "agent=ic3net", "agent.gate=open", *words[-2:]]) == 0
     assert said.replace("ippo", "ic3net") not in capsys.readouterr().err
+
+
+def test_a_training_channel_that_nobody_uses_is_said(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    words = ["env=relay_game", "threads=1", "logger=none", "video=false", "total_steps=40", "num_envs=2"]
+    words += ["evaluation.final_episodes=0", "train_channel=heavy"]
+    for agent, silent in (("iql", True), ("ac", False)):
+        assert cli.main(["train", *words, f"agent={agent}"]) == 0
+        said = f"train_channel changed nothing: {agent} sent no messages in training"
+        assert (said in capsys.readouterr().err) == silent
