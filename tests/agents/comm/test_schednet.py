@@ -120,6 +120,8 @@ def test_the_critics_target_is_cut_at_an_end(make_spec, make_talk, end):
     """(r + gamma Q(s', w'^-) - Q(s, w))^2 entry by entry; the released code never cut it."""
     spec = make_spec()
     team, batch = build(spec, gamma=0.9), make_talk(spec)
+    for late in team._late:
+        late.vector.data.add_(0.1)  # unlike what it follows
     ends = batch.filled_BT & ~batch.filled_BT.roll(-1, 1)
     batch.terminated_BT, batch.truncated_BT = ends & (end == "terminated"), ends & (end == "truncated")
     average, errors = team._averages(batch), []
@@ -131,6 +133,29 @@ def test_the_critics_target_is_cut_at_an_end(make_spec, make_talk, end):
             weight = batch.extras["weight"][b, t]
             errors.append((target - team.critic(batch.state_BTS[b, t], average[b, t], weight)) ** 2)
         torch.testing.assert_close(team._critic_loss(batch, average), torch.cat(errors).mean())
+
+
+def test_the_critic_learns_the_sum_of_agents_rewards_at_their_scale(make_spec, make_talk):
+    """As the mixed values: a team whose agents are paid apart is worth what all of them get."""
+    losses = {}
+    for reward in ("agent", "team"):
+        spec = make_spec(reward=reward)
+        team, batch = build(spec, reward_scale=0.1 if reward == "agent" else 1.0), make_talk(spec)
+        own_BTN = torch.stack([batch.reward_BT, 2 * batch.reward_BT, -batch.reward_BT / 2], -1)
+        batch.reward_BT, batch.agent_reward_BTN = (
+            (None, own_BTN) if reward == "agent" else (0.1 * own_BTN.sum(-1), None)
+        )
+        losses[reward] = team._critic_loss(batch, team._averages(batch))
+    torch.testing.assert_close(losses["agent"], losses["team"])
+
+
+def test_no_past_schedule_reaches_over_an_episodes_start(make_spec, make_talk):
+    """A window may end with the first entry of an episode, which is not filled then."""
+    spec = make_spec()
+    team, batch = build(spec), make_talk(spec, B=1)
+    batch.filled_BT[0, -2:], batch.start_BT[0, -1] = False, True
+    batch.extras["average"][0, -2:], batch.extras["scheduled"][0, -2] = 0.5, True
+    assert (team._averages(batch)[0, -1] == 0).all()
 
 
 def test_past_schedules_at_an_episodes_last_observation(make_spec, make_talk):

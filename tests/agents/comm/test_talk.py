@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from marl.agents import ac, schednet, tmc, vbc
+from marl.agents import ac, qmix, schednet, tmc, vbc
 from marl.channel import Bernoulli, PerfectLink
 from marl.errors import MarlError, NonFiniteError
 from marl.evaluate import evaluate
@@ -141,6 +141,27 @@ def test_scores_hear_everybody_and_are_differentiable(make_spec, make_step, name
     assert (slope[1] == 0).all()
 
 
+@pytest.mark.parametrize("name", AGENTS)
+def test_the_dead_are_silent_in_scores_and_at_ends(make_spec, make_talk, make_step, name):
+    """Where nothing is sent, values are of what would be: all of it, with `dead_talk: false` the living's."""
+    spec, slopes = make_spec(), {}
+    for dead_talk in (True, False):
+        team = build(spec, name, dead_talk=dead_talk, **({"k": 3} if name == "schednet" else {}))
+        ts, batch = make_step(spec, B=1), make_talk(spec, B=1)
+        ts.alive_BN = torch.tensor([[True, False, True]])
+        batch.alive_BTN[:, :, 1] = False
+        t = int((~batch.filled_BT[0]).nonzero()[0])  # an episode's last observation
+        ts.obs_BNO.requires_grad_()
+        (of_scores,) = torch.autograd.grad(team.scores(ts, team.initial_carry(1))[0, 0].sum(), ts.obs_BNO)
+        batch.obs_BTNO.requires_grad_()
+        _, seen = look(team, batch)
+        (of_ends,) = torch.autograd.grad(seen.q_BTNA[0, t, 0].sum(), batch.obs_BTNO)
+        slopes[dead_talk] = of_scores[0], of_ends[0, t]
+    for heard, silenced in zip(slopes[True], slopes[False], strict=True):
+        assert (heard.abs().sum(-1) > 0).all()
+        assert (silenced.abs().sum(-1) > 0).tolist() == [True, False, True]
+
+
 # Learning
 
 
@@ -260,6 +281,15 @@ def test_both_mixers(make_spec, make_talk, name, mixer):
     team = build(spec, name, mixer=mixer)
     assert torch.isfinite(update(team, make_talk(spec))["loss"])
     assert any(key.startswith("mixer") for key in team.state_dict()["networks"]) == (mixer == "qmix")
+
+
+def test_the_sizes_of_the_mixer_are_the_configs(make_spec):
+    spec = make_spec()
+    weights = build(spec, embed=7, hyper_hidden=11).online.mixer.state_dict()
+    plain = qmix.Config(embed=7, hyper_hidden=11).build(spec=spec, rng=Rng(0), device=CPU)
+    expected = {name: w.shape for name, w in plain.online.mixer.state_dict().items()}
+    assert {name: w.shape for name, w in weights.items()} == expected
+    assert any(11 in shape for shape in expected.values())
 
 
 @pytest.mark.parametrize("name", AGENTS)
