@@ -14,7 +14,7 @@ from torch import Tensor
 
 from marl import checkpoint, compose, config, files, plots
 from marl.config import RunConfig
-from marl.errors import FieldError
+from marl.errors import FieldError, MarlError
 from marl.evaluate import Evaluation, conversation, evaluate
 from marl.process import prepare_process
 from marl.rng import Rng
@@ -123,7 +123,7 @@ def evaluate_run(
     cfg, saved = load_run(folder, step=step, trust=trust, words=words, device=device, threads=threads)
     prepare_process(cfg)
     chosen = cfg.seed if seed is None else seed
-    agent = load_agent(cfg, saved)
+    agent = _load_as_told(cfg, saved, words)
     said = _conversation(agent, cfg, chosen) if talk else None  # both refuse before the episodes are played
     frames = _film(agent, cfg, chosen, explore, film) if film else []
     measured = play(agent, cfg, episodes=episodes, seed=chosen, explore=explore)
@@ -150,6 +150,18 @@ def evaluate_run(
         write = {"gif": video.gif, "mp4": video.mp4}[film]
         print(f"  video       {write(frames, folder / f'team-{name}.{film}')}")
     return out
+
+
+def _load_as_told(cfg: RunConfig, saved: checkpoint.Saved, words: Sequence[str]) -> Any:
+    """As `load_agent`. Raises MarlError that names the settings of `words` where the networks do not fit."""
+    try:
+        return load_agent(cfg, saved)
+    except MarlError as error:
+        own = ", ".join(word for word in words if word.startswith("agent."))
+        if not own:
+            raise
+        fix = "leave out settings that the networks depend on"
+        raise MarlError(f"{own}: the trained team does not fit: {fix} ({error})") from error
 
 
 def _conversation(agent: Agent, cfg: RunConfig, seed: int) -> tuple[Tensor, Tensor]:

@@ -412,6 +412,8 @@ def test_a_trained_team_is_measured_over_any_channel(tmp_path, monkeypatch, caps
     assert "it changed nothing" not in capsys.readouterr().out
     assert cli.main(["evaluate", "run=runs/run", "episodes=6", "channel=heavy", "agent.messages=false"]) == 0
     assert "it changed nothing: ic3net sent no messages" in capsys.readouterr().out
+    assert cli.main(["evaluate", "run=runs/run", "episodes=6", "channel=heavy", "agent.hidden=16"]) != 0
+    assert "agent.hidden=16: the trained team does not fit: leave out" in capsys.readouterr().err
 
 
 def test_a_channel_that_nobody_uses_is_said(tmp_path, monkeypatch, capsys):
