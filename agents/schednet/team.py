@@ -28,8 +28,8 @@ class SchedNet(QTeam):
 
     CHOICE: exploration draws all weights of a world uniformly, with the probability of a random action: the
     paper explores the schedule with the same epsilon.
-    CHOICE: at an entry without an action (an episode's last observation) the schedule is Top(k) of the
-    weights that the generator gives now, and its messages arrive.
+    CHOICE: at an entry without an action (an episode's last observation, or the last entry of a window) the
+    schedule is Top(k) of the weights that the generator gives now, and its messages arrive.
 
     Args: as of `marl.talk.TalkingTeam`.
     """

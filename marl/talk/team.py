@@ -12,7 +12,8 @@ team that is trained over a lossy link learns what it acted on. In use (`link.te
 protocol decides who talks; here it is the same.
 
 CHOICE: at an entry without an action (an episode's last observation), where nothing was sent, values take
-every message as delivered, as marl/comm.
+every message as delivered, as marl/comm. The same holds for the last entry of a window that breaks off in
+mid-episode, whatever arrived there: the memory hands it out without its action (marl/records.py).
 """
 
 from __future__ import annotations
