@@ -210,8 +210,8 @@ def test_the_tables_of_what_was_tried(tmp_path: Path) -> None:
     rows = table.tuning_table([*tuning[:-4], *tuning[-3:]]).splitlines()[2:]
     returns = " | ".join(f"{value}.00" for value in range(20, 11, -1))
     shown = f"| smooth defence.weight=1 | 100.0% | {returns} |"
-    assert rows == [f"{shown} - |"], "a cell of the bare team is missing"
-    assert table.tuning_table(tuning).splitlines()[3:] == [f"{shown} 50% |"]
+    assert rows == [f"{shown} - | 50% |"], "a cell of the bare team is missing"
+    assert table.tuning_table(tuning).splitlines()[3:] == [f"{shown} 50% | 50% |"]
     assert table.tuning_table(tuning).splitlines()[2].startswith("| none | 100.0%")
 
 
@@ -221,14 +221,16 @@ def test_the_defences_stand_beside_the_bare_teams_of_their_method(tmp_path: Path
         *duel(tmp_path, "a", "firm", [20.0, 19.0], [12.0, 13.0]),
         write(tmp_path, "a-firm", "owr", "control", [0.0]),  # asks nothing of a network
         write(tmp_path, "a-firm", "ow", "pgd_0.1", [18.0]),  # less than the others may change
+        write(tmp_path, "a-firm", "ow", "pgd_0.2", [12.0]),
+        write(tmp_path, "a", "ow", "pgd_0.2", [4.0]),
     ]
     other = [
         {**cell, "agent": "mappo", "returns": [3.0, 3.0]}
         for cell in table.read(duel(tmp_path, "b", "", [20.0], [9.0]))
     ]
     assert table.defences_table([*other, *table.read(paths)]).splitlines()[2:] == [
-        "| none | 1 | - | 20.00 | 10.00 | - | - | - | - |",
-        "| firm | 1 | 50.0% | 19.50 | 12.50 | 18.00 | - | - | 25% |",
+        "| none | 1 | - | 20.00 | 10.00 | - | 4.00 | - | - | - |",
+        "| firm | 1 | 50.0% | 19.50 | 12.50 | 18.00 | 12.00 | - | 25% | 50% |",
     ]
 
 
