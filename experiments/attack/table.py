@@ -227,7 +227,7 @@ def draw_defences(found: list[Cell], path: Path) -> None:
     panels: dict[str, dict[str, stats.Estimate]] = {
         "return alone": {},
         f"return under {' by '.join(small)}": {},
-        "return under the attack that hurts most": {},
+        "return under attack": {},
     }
     for defence, share in _bare_first(_shares(found)):
         bounded = _mean([float(np.mean(c["returns"])) for c in _under(found, defence, small)])
@@ -439,8 +439,9 @@ def main() -> None:
         return
     commit = tables.made(paths)["commit"]
     raw = f"Commit of the cells: {commit}. Raw: `raw/cells/`, a file per cell."
-    about = "\n\n".join([defences_table(found), alone(found), left_out(victims()), raw])
-    write_atomic(page, tables.fill_block(page.read_text(), f"{table(found)}\n{about}\n").encode())
+    about = "\n\n".join([alone(found), left_out(victims()), raw])
+    text = tables.fill_block(page.read_text(), f"{table(found)}\n{about}\n")
+    write_atomic(page, tables.fill_block(text, defences_table(found), "defended").encode())
     draw(found, HERE / "plots" / "grid.png")
     draw_defences(found, HERE / "plots" / "defences.png")
     claims()
