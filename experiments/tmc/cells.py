@@ -13,7 +13,18 @@ from experiments.tmc.sweep import OTHERS, REPORT_EPISODES, SILENT, Entry
 from marl import stats
 from marl.errors import MarlError
 
-METHODS = ("tmc", "ac", "ac(light)", "ac(heavy)", "vbc", "schednet", *SILENT, "tarmac", "tmc(heavy)")
+METHODS = (
+    "tmc",
+    "ac",
+    "ac(light)",
+    "ac(heavy)",
+    "vbc",
+    "schednet",
+    *SILENT,
+    "tarmac",
+    "tarmac(mute)",
+    "tmc(heavy)",
+)
 _SEED = 0  # of the bootstrap
 Measured = list[dict[str, Any]]
 Cells = dict[tuple[str, int], float]  # by (env, seed)

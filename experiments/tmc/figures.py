@@ -24,7 +24,8 @@ def _panels(measured: Measured, title: str) -> tuple[Figure, list[tuple[str, Axe
 
 def _style(agent: str) -> dict[str, Any]:
     """Colour, marker and label of a method, the same in every panel; no panel has both silent teams."""
-    looks = [*zip(plots.COLOURS, plots.MARKERS, strict=True), ("#777777", "*"), ("#8B4513", "h")]
+    more = [("#777777", "*"), ("#BBBBBB", "<"), ("#8B4513", "h")]
+    looks = [*zip(plots.COLOURS, plots.MARKERS, strict=True), *more]
     k = METHODS.index(agent) - (agent in METHODS[METHODS.index("vdn") :])
     return {"color": looks[k][0], "marker": looks[k][1], "label": agent}
 

@@ -92,13 +92,13 @@ def settings(agent: str) -> list[tuple[str, ...]]:
 
 
 def runs(raw: Path = HERE / "raw") -> list[dict[str, Any]]:
-    """The study's finished runs: run_id, part, env, agent (with training channel, or form), seed."""
+    """The study's finished runs: run_id, part, env, agent (with training channel, mute, or form), seed."""
     out = []
     for path in sorted(raw.glob("*.json")):
         data = json.loads(path.read_text())
         if data["study"] == "tmc":
             words = dict(word.split("=", 1) for word in data["overrides"])
-            trained = words.get("train_channel")
+            trained = words.get("train_channel") or ("mute" if words.get("agent.messages") == "false" else "")
             world = [w.removeprefix("env.") for w in data["overrides"] if w.startswith("env.")]
             world += [LONG] * ("_long" in data["part"])
             own = [w for w in data["overrides"] if w.startswith("agent.") and data["part"].endswith("_forms")]
