@@ -316,19 +316,21 @@ def forms(measured: Measured) -> str:
 
 
 def looked_at(raw: Path = HERE / "scout" / "raw") -> str:
-    """Markdown, a row per world: what all-to-all and silence reached there, a number per seed."""
-    by: dict[str, dict[str, list[float]]] = {}
+    """Markdown, a row per world and number of steps: what all-to-all and silence reached, one per seed."""
+    by: dict[tuple[str, str], dict[str, list[float]]] = {}
     for run in sorted(runs(raw), key=lambda run: (run["env"], run["seed"])):
         found = json.loads((raw / f"{run['run_id']}.json").read_text())
-        name = "success" if "success" in found["columns"] and run["env"] not in BY_RETURN else "return"
+        env = run["env"].removesuffix(f" {LONG}")  # how long, a column says
+        name = "success" if "success" in found["columns"] and env not in BY_RETURN else "return"
         column = found["columns"].index(name)
         mean = sum(row[column] for row in found["episodes"]) / len(found["episodes"])
+        steps = dict(word.split("=", 1) for word in found["overrides"])["total_steps"]
         kind = "silent" if run["agent"] in SILENT else "open"
-        by.setdefault(f"{run['env']} ({name})", {}).setdefault(kind, []).append(mean)
-    lines = ["| world | all-to-all | silence |", "|---|---|---|"]
-    for env, scores in by.items():
+        by.setdefault((f"{env} ({name})", f"{int(steps):,}"), {}).setdefault(kind, []).append(mean)
+    lines = ["| world | steps | all-to-all | silence |", "|---|---|---|---|"]
+    for about, scores in by.items():
         shown = [", ".join(f"{x:.3f}" for x in scores.get(kind, [])) or "-" for kind in ("open", "silent")]
-        lines.append("| " + " | ".join([env, *shown]) + " |")
+        lines.append("| " + " | ".join([*about, *shown]) + " |")
     return "\n".join(lines) + "\n"
 
 

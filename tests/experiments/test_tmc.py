@@ -265,26 +265,28 @@ def test_other_forms_of_tmc_are_shown_at_their_own_thresholds(capsys):
 
 def test_worlds_that_were_looked_at_are_shown_with_every_seed(tmp_path):
     """Two seeds of all-to-all, one of silence; navigation by its return."""
-    for agent, seed, env, rows in (
-        ("ac", 100, "battle/3m", [[1.0, 5.0], [0.0, 7.0]]),
-        ("ac", 101, "battle/3m", [[1.0, 5.0], [1.0, 7.0]]),
-        ("qmix", 100, "battle/3m", [[0.0, 1.0], [0.0, 1.0]]),
-        ("ac", 100, "navigation", [[0.0, -3.0], [0.0, -4.0]]),
+    for agent, seed, env, steps, rows in (
+        ("ac", 100, "battle/3m", 2000, [[1.0, 5.0], [0.0, 7.0]]),
+        ("ac", 101, "battle/3m", 2000, [[1.0, 5.0], [1.0, 7.0]]),
+        ("ac", 100, "battle/3m", 9000, [[1.0, 5.0], [1.0, 7.0]]),
+        ("qmix", 100, "battle/3m", 2000, [[0.0, 1.0], [0.0, 1.0]]),
+        ("ac", 100, "navigation", 2000, [[0.0, -3.0], [0.0, -4.0]]),
     ):
-        run_id = f"{agent}-{env.replace('/', '_')}-{seed}"
+        run_id = f"{agent}-{env.replace('/', '_')}-{seed}-{steps}"
         raw = {
             "study": "tmc",
             "run_id": run_id,
-            "part": "scout",
+            "part": "scout_long" if steps > 2000 else "scout",
             "seed": seed,
             "columns": ["success", "return"],
         }
-        raw |= {"overrides": [f"env={env}", f"agent={agent}"]}
+        raw |= {"overrides": [f"env={env}", f"agent={agent}", f"total_steps={steps}"]}
         raw |= {"columns": ["success", "return"], "episodes": rows}
         (tmp_path / f"{run_id}.json").write_text(json.dumps(raw))
     assert table.looked_at(tmp_path).splitlines()[2:] == [
-        "| battle/3m (success) | 0.500, 1.000 | 0.000 |",
-        "| navigation (return) | -3.500 | - |",
+        "| battle/3m (success) | 2,000 | 0.500, 1.000 | 0.000 |",
+        "| battle/3m (success) | 9,000 | 1.000 | - |",
+        "| navigation (return) | 2,000 | -3.500 | - |",
     ]
 
 
