@@ -223,16 +223,20 @@ def draw(found: list[Cell], path: Path) -> None:
 
 def draw_defences(found: list[Cell], path: Path) -> None:
     """Returns of defended teams: alone, under small changes, under the attack that hurts most; bare first."""
-    small = BOUNDED[1]
+    small, shares = SMALL[0], _shares(found)
+    if not shares:
+        return
     panels: dict[str, dict[str, stats.Estimate]] = {
         "return alone": {},
         f"return under {' by '.join(small)}": {},
         "return under attack": {},
     }
-    for defence, share in _bare_first(_shares(found)):
-        bounded = _mean([float(np.mean(c["returns"])) for c in _under(found, defence, small)])
-        for panel, one in zip(panels.values(), (share.alone, bounded, share.hit), strict=True):
-            panel[defence.replace("defence.", "").replace(" ", "\n", 1)] = one
+    for defence, share in _bare_first(shares):
+        bounded = [float(np.mean(c["returns"])) for c in _under(found, defence, small)]
+        known = (share.alone, _mean(bounded) if bounded else None, share.hit)
+        for panel, one in zip(panels.values(), known, strict=True):
+            if one is not None:  # a grid may be half played
+                panel[defence.replace("defence.", "").replace(" ", "\n", 1)] = one
     plots.save(plots.intervals(panels, title="QMIX on battle/2s3z, defended"), path)
 
 

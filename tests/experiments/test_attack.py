@@ -234,6 +234,16 @@ def test_the_defences_stand_beside_the_bare_teams_of_their_method(tmp_path: Path
     ]
 
 
+def test_a_half_played_grid_is_drawn_as_far_as_it_came(tmp_path: Path) -> None:
+    """No cell of small changes yet; and without defended teams there is nothing to draw."""
+    bare = table.read(duel(tmp_path, "a", "", [20.0, 20.0], [10.0, 10.0]))
+    table.draw_defences(bare, tmp_path / "none.png")
+    assert not (tmp_path / "none.png").exists()
+    both = [*bare, *table.read(duel(tmp_path, "a", "firm", [20.0, 19.0], [12.0, 13.0]))]
+    table.draw_defences(both, tmp_path / "some.png")
+    assert (tmp_path / "some.png").stat().st_size > 0
+
+
 def test_a_grid_names_the_run_folders_that_are_not_there_before_it_plays(tmp_path, monkeypatch) -> None:
     """A victim of which every cell is played needs none."""
     teams = [
