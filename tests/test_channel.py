@@ -154,32 +154,34 @@ def test_messages_arrive_after_the_delay():
     assert torch.equal(delivered[1], sent)
 
 
-def test_rounds_wait_in_queues_of_their_own():
-    link, carry = Perfect(delay=1).build(device=CPU), {}
-    wanted, stream = torch.ones(1, 2, 2, dtype=torch.bool), Rng(0).stream("act", 1)
-    seen = []
-    for t in range(2):
+def two_rounds(config, worlds, agents, steps, message):
+    """What arrived, (received, delivered) per exchange, where all talk to all twice in every step.
+
+    Args: message: of (step, round), (B, N, M).
+    """
+    link, carry = config.build(device=CPU), {}
+    wanted = torch.ones(worlds, agents, agents, dtype=torch.bool)
+    stream, out = Rng(0).stream("act", worlds), []
+    for t in range(steps):
         link.begin(stream.fold(0, t))
         for round_ in range(2):
-            message = torch.full((1, 2, 1 + round_), 10.0 * t + round_)
-            received, _, carry = link.send(message, wanted, carry)
-            seen.append(received[0, 0, 1].tolist())
+            received, delivered, carry = link.send(message(t, round_), wanted, carry)
+            out.append((received, delivered))
+    return out
+
+
+def test_rounds_wait_in_queues_of_their_own():
+    arrived = two_rounds(Perfect(delay=1), 1, 2, 2, lambda t, k: torch.full((1, 2, 1 + k), 10.0 * t + k))
+    seen = [received[0, 0, 1].tolist() for received, _ in arrived]
     assert seen == [[0.0], [0.0, 0.0], [0.0], [1.0, 1.0]]
 
 
 def test_rounds_lose_messages_of_their_own():
     """The chain moves once per exchange: what two rounds of a step lose is independent."""
-    link, carry = Bernoulli(loss=0.5).build(device=CPU), {}
-    wanted, stream = torch.ones(40, 3, 3, dtype=torch.bool), Rng(0).stream("act", 40)
-    rounds = []
-    for t in range(20):
-        link.begin(stream.fold(0, t))
-        for _ in range(2):
-            _, delivered, carry = link.send(torch.zeros(40, 3, 1), wanted, carry)
-            rounds.append(delivered)
-    first, second = torch.stack(rounds[::2]), torch.stack(rounds[1::2])
+    arrived = two_rounds(Bernoulli(loss=0.5), 40, 3, 20, lambda *_: torch.zeros(40, 3, 1))
+    delivered = torch.stack([there for _, there in arrived])
     pairs = ~torch.eye(3, dtype=torch.bool)
-    same = (first == second)[..., pairs].float().mean().item()
+    same = (delivered[::2] == delivered[1::2])[..., pairs].float().mean().item()
     assert abs(same - 0.5) < 5 * np.sqrt(0.25 / 4800)
 
 
