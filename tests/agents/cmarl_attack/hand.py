@@ -1,4 +1,4 @@
-"""A team and scores that are written by hand."""
+"""A team and scores that are written by hand, and the small victim and adversary of the tests."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from marl.agents.cmarl_attack import Config, Learner
 from marl.rng import Stream
 from marl.types import Act, Carry, EnvSpec, Link, TimeStep
 
 CPU = torch.device("cpu")
+BATTLE = ("env=battle/3m", "agent=qmix", "agent.hidden=16")  # a small victim
 
 
 class HandMade:
@@ -50,3 +52,11 @@ def relu_net(inputs: int = 6, actions: int = 4, seed: int = 0) -> Callable[[Tens
     g = torch.Generator().manual_seed(seed)
     first, second = torch.randn(16, inputs, generator=g), torch.randn(actions, 16, generator=g)
     return lambda x: torch.relu(x @ first.T) @ second.T
+
+
+def attack_config(**learner: Any) -> Config:
+    """OWR by direct control with an adversary that is trained in a moment. Args: as of `Learner`."""
+    small = {"total_steps": 60, "num_envs": 2, "hidden": 8} | learner
+    if small.get("kind") != "sb3":
+        small |= {"explore_steps": 50, "update_ratio": 0.2}
+    return Config(choose="owr", force="control", learner=Learner(**small))
