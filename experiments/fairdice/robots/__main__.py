@@ -4,8 +4,8 @@
     python -m experiments.fairdice.robots hopper          of these robots alone
     python -m experiments.fairdice.robots --plan          what is left, in core minutes; runs nothing
     python -m experiments.fairdice.robots --workers 1     runs at a time; two without
-    python -m experiments.fairdice.robots --told          small, and the baselines that are told a preference
-    python -m experiments.fairdice.robots --size whole    20,000 updates, 30 weights, all baselines
+    python -m experiments.fairdice.robots --size whole    20,000 updates, 30 weights, the broadcasting fault
+    python -m experiments.fairdice.robots --told          of either size, and the baselines that are told
     python -m experiments.fairdice.robots --full          the code's own sizes at whole's choices, on a GPU
     python -m experiments.fairdice.robots --report        only tables, plots and claims, from the raw files
 
@@ -63,8 +63,8 @@ METHODS: dict[str, tuple[str, ...]] = {
     "modt_p": ("total_steps={updates}", "loop.batch.sequences=16", "agent=decision_transformer"),
 }
 COMPARED, TOLD_METHODS = ("cloning", "fairdice", "linear"), ("bc_p", "rvs_p", "modt_p")
+WITH_FAULT = (*COMPARED, "wrong_broadcast")
 FULL = ("device=cuda", "agent.hidden=768", "agent.layers=3")  # the code's run script
-FULL_METHODS = (*COMPARED, "wrong_broadcast")
 FULL_UPDATES = 100_000
 
 
@@ -114,7 +114,7 @@ class Size:
 
 SIZES = {
     "small": Size(5_000, 2_000, 5, 11, 3, 300_000, COMPARED),
-    "whole": Size(20_000, 5_000, 10, 30, 5, 1_000_000, tuple(METHODS)),
+    "whole": Size(20_000, 5_000, 10, 30, 5, 1_000_000, WITH_FAULT),
 }
 SEEDS = 5  # of final.yaml
 # Per core second, measured on the author's machine on halfcheetah: PPO's steps, and updates.
@@ -126,7 +126,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("robots", nargs="*", help=f"of {', '.join(ROBOTS)}; all without")
     parser.add_argument("--size", choices=SIZES, help="default: small, two core hours")
-    parser.add_argument("--told", action="store_true", help="small, and the baselines that are told")
+    parser.add_argument("--told", action="store_true", help="and the baselines that are told")
     parser.add_argument("--full", action="store_true", help="768 x 3, 100,000 updates, on a GPU, after whole")
     parser.add_argument("--workers", type=int, help="runs at a time; default: 2")
     parser.add_argument("--plan", action="store_true", help="say what is left to do, and run nothing")
@@ -166,11 +166,11 @@ def plan(size: str, *, told: bool, full: bool) -> list[Stage]:
         Stage("sweep_linear", "linear.yaml", one.linear, one.swept, linear_beta),
     ]
     if full:
-        for name in FULL_METHODS:
+        for name in WITH_FAULT:
             words = (*METHODS[name], *FULL)
             out.append(Stage(f"{name}_768x3", "final.yaml", SEEDS, FULL_UPDATES, words, 0.0003, gpu=True))
         return out
-    for name in one.methods + (TOLD_METHODS if told and size == "small" else ()):
+    for name in one.methods + (TOLD_METHODS if told else ()):
         updates = TOLD_UPDATES if name in TOLD_METHODS else one.updates
         out.append(Stage(name, "final.yaml", SEEDS, updates, METHODS[name]))
     return out
