@@ -93,25 +93,21 @@ def refuse_data(
 class FlowWatch:
     """Says once where the ratios d / dD stay far from a flow that the data could have.
 
-    Looks at means over windows of updates, from the second window on, and at the last one of a run whose
-    length the learner knows. What it has added up is no part of a checkpoint: only the warning depends on it.
-
-    Args:
-        length: updates of the run; 0: not known.
+    Looks at means over windows of updates, from the second window on: a shorter run is not judged. What it
+    has added up is no part of a checkpoint: only the warning depends on it.
     """
 
-    def __init__(self, length: int) -> None:
-        self._length, self._said, self._count, self._sum = length, False, 0, torch.zeros(())
+    def __init__(self) -> None:
+        self._said, self._count, self._sum = False, 0, torch.zeros(())
 
     def add(self, flow: Tensor, updates: int) -> None:
         """Args: flow: of this update (`losses.flow`). updates: made so far, with this one."""
-        self._sum, self._count = self._sum + flow.detach().cpu(), self._count + 1
-        last = updates == self._length
-        if updates % _WINDOW and not last:
+        self._sum, self._count = self._sum.to(flow.device) + flow.detach(), self._count + 1
+        if updates % _WINDOW:
             return
         mean, count = float(self._sum) / self._count, self._count
         self._count, self._sum = 0, torch.zeros(())
-        if self._said or not (last or updates >= 2 * _WINDOW) or 1 / _FAR <= mean <= _FAR:
+        if self._said or updates < 2 * _WINDOW or 1 / _FAR <= mean <= _FAR:
             return
         self._said = True
         _log.warning(

@@ -103,6 +103,8 @@ class Config:
             refuse_unread(self, ("alpha",), "leave it out: welfare=patched_log has none")
         elif self.alpha == 0:
             refuse_unread(self, learning, "leave it out: alpha=0 is a sum, whose weights are all 1")
+        if self.layers == 0:
+            refuse_unread(self, ("hidden", "layer_norm"), "leave it out: layers=0 has no hidden layer")
         if self.penalty == 0:
             refuse_unread(self, ("penalty_mix",), "leave it out: penalty=0 has none")
         if self.policy_loss == "behaviour_cloning":

@@ -14,6 +14,10 @@
 Every factor of a product over transitions has the shape (X,), and that is checked: a (X, 1) among them
 would turn the product into an (X, X) matrix whose mean is that of unweighted cloning.
 
+DEVIATION: where transitions do not count (ends=official), the largest e and the mean of the policy's weights
+are those of the rows that count; the code takes them over the whole batch. With soft-chi2 and KL this is a
+factor of the batch, with chi2 it changes which weights are 0.
+
 Reference: Kim et al., "FairDICE", NeurIPS 2025, and its released code; the replication (Adema et al., TMLR
 2026) for the fault of its first revisions.
 """

@@ -23,8 +23,10 @@ Reference: Kim et al., "FairDICE", NeurIPS 2025.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -52,6 +54,8 @@ from marl.offline import (
 from marl.rng import Rng, Stream
 from marl.types import Act, Batch, Carry, EnvSpec, Link, TimeStep
 
+_log = logging.getLogger(__name__)
+
 
 class _Weights(nn.Module):
     def __init__(self, objectives: int, *, exp: bool) -> None:
@@ -61,6 +65,21 @@ class _Weights(nn.Module):
 
     def forward(self) -> Tensor:
         return self.theta_K.exp() if self.exp else self.theta_K
+
+
+@dataclass
+class _Scaled:
+    """What every update on the same batch would make again.
+
+    Args:
+        batch: as it came.
+        x: its transitions; observations, states and rewards scaled.
+        group_X: which share state and actions; None before it was asked for.
+    """
+
+    batch: Batch
+    x: Transitions
+    group_X: Tensor | None = None
 
 
 class FairDice(OfflineTeam):
@@ -109,8 +128,8 @@ class FairDice(OfflineTeam):
         }
         self._first_ES = torch.zeros(0, spec.state_size, device=device)
         self._first_share_E = torch.zeros(0, device=device)
-        self._grouped: tuple[Batch, Tensor] | None = None
-        self._watch = FlowWatch(config.policy_decay)
+        self._full: _Scaled | None = None
+        self._watch = FlowWatch()
 
     @property
     def weights_K(self) -> Tensor:
@@ -137,6 +156,11 @@ class FairDice(OfflineTeam):
             official=c.ends == "official",
         )
         self.scaler.fit(summary)
+        self._full = None
+        if c.welfare == "patched_log" and c.unit is None:
+            _log.warning(
+                "welfare=patched_log without agent.unit is near the plain sum; agent.unit=0.1 is near Nash"
+            )
         share_E = torch.ones_like(summary.length_E) if c.starts == "episode" else summary.length_E
         if c.unit is not None and own is not None:
             k0 = unit_of(c.unit, own.return_K(self.scaler, share_E))
@@ -188,22 +212,22 @@ class FairDice(OfflineTeam):
             return self._update(batch, rng)
 
     def _update(self, batch: Batch, rng: Stream) -> dict[str, Tensor]:
-        c, x = self.config, transitions(batch)
+        c, seen = self.config, self._scaled(batch)
+        x = seen.x
         keep_X = ~(x.terminated_X | x.truncated_X) if c.ends == "official" else torch.ones_like(x.first_X)
         ends_X = torch.zeros_like(x.first_X) if c.ends == "official" else x.terminated_X
-        reward_XK, mu_K = self.scaler.reward(x.reward_XK), self.weights_K
+        reward_XK, mu_K = x.reward_XK, self.weights_K
         before_K = mu_K.detach().clone()  # a raw mu is moved in place
-        state_XS, next_XS = self.scaler.state(x.state_XS), self.scaler.state(x.next_state_XS)
         first_YS = self.scaler.state(self._first_states(len(reward_XK), rng.fold("first")))
-        X, all_ZS = len(reward_XK), torch.cat([state_XS, next_XS, first_YS])  # one pass costs less than three
+        X, all_ZS = len(reward_XK), torch.cat([x.state_XS, x.next_state_XS, first_YS])  # one pass, not three
         nu_X, next_nu_X, nu0_Y = self.nu(all_ZS)[0].squeeze(-1).split([X, X, len(first_YS)])
         e_X = losses.advantage(reward_XK, mu_K, nu_X, next_nu_X, ends_X, gamma=c.gamma)
         if c.advantage == "mean":
-            e_X = losses.group_mean(e_X, self._groups_of(batch, x), keep_X)
+            e_X = losses.group_mean(e_X, _groups_of(seen), keep_X)
         numbers: dict[str, Any] = {"beta": c.beta, "f": self.f}
         learned_K = None if self.fixed_K is not None else mu_K
         dual = losses.dual_loss(e_X, keep_X, nu0_Y, learned_K, gamma=c.gamma, welfare=self.welfare, **numbers)
-        penalty = self._penalty(next_XS, rng) if c.penalty else torch.zeros_like(dual)
+        penalty = self._penalty(x.next_state_XS, rng) if c.penalty else torch.zeros_like(dual)
         weight_X = losses.policy_weights(e_X, keep_X, shift=c.shift, **numbers)
         clone, log_prob_X = self._clone(x, weight_X, keep_X)
         norms = self._step(dual + c.penalty * penalty, clone)
@@ -211,7 +235,7 @@ class FairDice(OfflineTeam):
         self._stop_where_unbounded()
         with torch.no_grad():
             ratio_X = torch.where(keep_X, self.f.weight(e_X / c.beta), 0.0)
-            J_K = (ratio_X[:, None] * reward_XK).mean(0)
+            J_K = torch.stack([losses.masked_mean(ratio_X * r_X, keep_X) for r_X in reward_XK.unbind(1)])
             flow = losses.flow(ratio_X, keep_X, ends_X, gamma=c.gamma)
             ess = weight_X.sum().square() / (len(weight_X) * weight_X.square().sum().clamp(min=1e-12))
         self._watch.add(flow, self.updates)
@@ -223,7 +247,7 @@ class FairDice(OfflineTeam):
             "penalty": penalty.detach(),
             "effective_share": ess,  # effective sample size of the policy's weights, per sample
             "zero_share": (weight_X <= 0).float().mean(),
-            "ratio": ratio_X.mean(),  # 1 at the optimum without terminated transitions
+            "ratio": losses.masked_mean(ratio_X, keep_X),  # 1 at the optimum without terminated transitions
             "flow": flow,  # 1 at the optimum
             **norms,
         }
@@ -231,11 +255,19 @@ class FairDice(OfflineTeam):
             metrics |= {f"mu.{name}": before_K[k], f"J.{name}": J_K[k]}
         return metrics
 
-    def _groups_of(self, batch: Batch, x: Transitions) -> Tensor:
-        """Which transitions share state and actions; kept while the batch stays the same (loop.full)."""
-        if self._grouped is None or self._grouped[0] is not batch:
-            self._grouped = batch, losses.alike(x.state_XS, x.actions_XN)
-        return self._grouped[1]
+    def _scaled(self, batch: Batch) -> _Scaled:
+        """Its transitions as the learner sees them; kept while the batch stays the same (loop.full)."""
+        if self._full is None or self._full.batch is not batch:
+            x, scaler = transitions(batch), self.scaler
+            x = replace(
+                x,
+                obs_XNO=scaler.obs(x.obs_XNO),
+                state_XS=scaler.state(x.state_XS),
+                next_state_XS=scaler.state(x.next_state_XS),
+                reward_XK=scaler.reward(x.reward_XK),
+            )
+            self._full = _Scaled(batch, x)
+        return self._full
 
     def _penalty(self, next_XS: Tensor, rng: Stream) -> Tensor:
         """Of nu's gradient between first and next states."""
@@ -254,7 +286,7 @@ class FairDice(OfflineTeam):
         return losses.gradient_penalty(gradient_XS) * (len(at_XS) / len(next_XS))
 
     def _clone(self, x: Transitions, weight_X: Tensor, keep_X: Tensor) -> tuple[Tensor, Tensor]:
-        log_prob_X = self.policy.log_prob(self.scaler.obs(x.obs_XNO), x.avail_XNA, x.actions_XN)
+        log_prob_X = self.policy.log_prob(x.obs_XNO, x.avail_XNA, x.actions_XN)
         return losses.policy_loss(weight_X, log_prob_X, keep_X, kind=self.config.policy_loss), log_prob_X
 
     def _step(self, dual: Tensor, clone: Tensor) -> dict[str, Tensor]:
@@ -283,3 +315,11 @@ class FairDice(OfflineTeam):
                     f"the weight of objective {k} ({self.names[k]}) is {mu:.3g} and {what} after "
                     f"{self.updates} updates; the data hardly reward it: {UNBOUNDED}"
                 )
+
+
+def _groups_of(seen: _Scaled) -> Tensor:
+    """Which of its transitions share state and actions (int64 X)."""
+    if seen.group_X is None:
+        as_stored = transitions(seen.batch)
+        seen.group_X = losses.alike(as_stored.state_XS, as_stored.actions_XN)
+    return seen.group_X

@@ -117,17 +117,12 @@ def test_a_patched_log_in_a_unit_is_nash(make_data):
     assert paper[3].min() < 0.7 * nash[3].min()
 
 
-def test_ratios_that_stay_far_from_a_flow_are_said_once(make_data, caplog):
-    data = make_data(SMALL, episodes=20)
-    learn(data, 60, policy_decay=50, learning_rate=1e-9)
-    said = [r.getMessage() for r in caplog.records if "importance ratios" in r.getMessage()]
-    assert len(said) == 1
-    assert "over the last 50 of 50 updates" in said[0]
-    watch = FlowWatch(0)
-    caplog.clear()
+def test_ratios_that_stay_far_from_a_flow_are_said_once(caplog):
+    watch = FlowWatch()
     for update in range(1, 4001):
         watch.add(torch.tensor(0.1), update)
         assert len(caplog.records) == (update >= 2000)
+    assert "0.1 times the flow of the data over the last 1000 of 2000 updates" in caplog.text
 
 
 def test_terminated_transitions_end_the_flow(make_data):
@@ -141,6 +136,15 @@ def test_terminated_transitions_end_the_flow(make_data):
     assert torch.allclose(agent.weights_K.detach().double(), best.mu_K, rtol=0.05)
     with pytest.raises(MarlError, match=r"objective 0 \(goal_0\) is rewarded only where an episode ends"):
         learn(data, 10, **settings, ends="official")
+
+
+@pytest.mark.parametrize("ends", ["proper", "official"])
+def test_what_is_said_to_be_earned_is_one_over_mu(make_data, ends):
+    """At the optimum of Nash welfare, whether or not last transitions count. Episodes are cut off."""
+    agent, metrics = learn(make_data(SMALL, episodes=30), 1500, ends=ends, divergence="soft_chi2", beta=0.3)
+    J_K = torch.tensor([metrics[f"train/J.{name}"] for name in agent.names])
+    assert torch.allclose(J_K * agent.weights_K.detach(), torch.ones(len(J_K)), rtol=1e-3)
+    assert metrics["train/ratio"] == pytest.approx(1, rel=1e-3)
 
 
 def test_beta_matters_and_with_the_wrong_broadcast_does_not(make_data):
@@ -362,6 +366,8 @@ def test_the_decayed_rate_ends_at_zero(make_data):
         ({"alpha": 0.0, "unit": 0.1}, r"unit=0\.1 cannot be used: leave it out: alpha=0 is a sum"),
         ({"penalty": 0.0, "penalty_mix": "sample"}, "penalty_mix='sample' .* penalty=0 has none"),
         ({"policy_loss": "behaviour_cloning", "shift": False}, "shift=False .* has no weights"),
+        ({"layers": 0, "hidden": 7}, "hidden=7 .* layers=0 has no hidden layer"),
+        ({"layers": 0, "layer_norm": False}, "layer_norm=False .* layers=0 has no hidden layer"),
         ({"beta": 0.0}, r"beta=0\.0 cannot be used: give a number above 0"),
         ({"ends": "never"}, "ends='never' cannot be used: give one of proper, official"),
     ],
@@ -405,6 +411,13 @@ def test_data_that_cannot_be_learned_from_are_refused(make_data, change, setting
         learn(data, 10, **settings)
     learn(data, 10, **settings, alpha=0.0)  # a sum can
     learn(data, 10, **settings, welfare="patched_log", unit=0.1)
+
+
+def test_a_patched_log_in_the_papers_unit_is_said(make_data, caplog):
+    learn(make_data(SMALL, episodes=20), 10, welfare="patched_log", unit=0.1)
+    assert not caplog.records
+    learn(make_data(SMALL, episodes=20), 10, welfare="patched_log")
+    assert "without agent.unit is near the plain sum" in caplog.text
 
 
 def test_rewards_that_are_not_finite_are_refused(make_data):

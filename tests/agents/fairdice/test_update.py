@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from marl.agents.fairdice import Config
+from marl.agents.fairdice import Config, losses
+from marl.agents.fairdice.divergence import DIVERGENCES
 from marl.agents.fairdice.unit import DataReturn
 from marl.datasets import Episode, memory_of
 from marl.errors import MarlError
@@ -99,8 +100,16 @@ def test_official_ends_leave_rows_out():
     _, m = update(SHORT, LONG, weights=(1.0, 1.0), ends="official")
     assert m["dual"] == pytest.approx(0.5 * mean(3, 5) + cost(E_LONG[0]))
     assert m["flow"] == pytest.approx(1.25)
-    assert (m["ratio"], m["J.right"]) == pytest.approx((1.25 / 3, 1.25 / 3))
+    assert (m["ratio"], m["J.left"], m["J.right"]) == pytest.approx((1.25, 0, 1.25))
     assert m["zero_share"] == pytest.approx(2 / 3)
+
+
+def test_what_is_above_its_least_at_ends_alone_is_refused_with_official_ends():
+    """The second objective never earns less than 1/2, and more in the last row alone."""
+    rows = ([2, 4, 6, 8], [(1, 0.5), (0, 0.5), (0, 1)], False)
+    with pytest.raises(MarlError, match=r"objective 1 \(right\) is rewarded only where an episode ends"):
+        team(rows, ends="official")
+    team(rows)
 
 
 def test_equal_rows_share_the_advantage_of_those_that_count():
@@ -153,6 +162,20 @@ def test_shifted_weights(shift, weights):
     w = torch.tensor(weights) / mean(*weights)
     assert float(m["policy_loss"]) == pytest.approx(float(-(w * log_prob).mean()), rel=1e-5)
     assert float(m["effective_share"]) == pytest.approx(float(w.sum() ** 2 / (3 * w.square().sum())))
+
+
+def test_shifted_weights_are_measured_from_the_rows_that_count():
+    """Rows of e = 3, 1 and 0, the first left out: of chi2 the second weighs 1 and the third 1/2."""
+    e_X, keep_X = torch.tensor([3.0, 1.0, 0.0]), torch.tensor([False, True, True])
+    weight_X = losses.policy_weights(e_X, keep_X, beta=BETA, f=DIVERGENCES["chi2"], shift=True)
+    assert weight_X.tolist() == pytest.approx([0, 4 / 3, 2 / 3])
+
+
+def test_a_raw_weight_that_leaves_the_positive_numbers_stops_the_run():
+    """The data earn 1.02 of the first objective, more than 1 / mu, and Adam's first step is its rate."""
+    agent, batch = team(SHORT, LONG, mu="raw", nu=(-2.0, 1.0), mu_learning_rate=2.0)
+    with pytest.raises(MarlError, match=r"objective 0 \(left\) is -1 and is not positive: use mu=exp"):
+        agent.update(batch, rng=stream())
 
 
 def gradient(agent, part):
