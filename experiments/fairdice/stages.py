@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -259,12 +259,18 @@ def _described(data: Path) -> dict[str, Any]:
     }
 
 
-def mean(values: Sequence[float]) -> tuple[float, float | None, float | None]:
+def at_edge(beta: str, tried: Iterable[Cell]) -> bool:
+    """Whether nothing beyond a chosen beta was tried, so that the best may lie outside the grid."""
+    betas = {float(cell.words["agent.beta"]) for cell in tried}
+    return len(betas) > 1 and float(beta) in (min(betas), max(betas))
+
+
+def mean(values: Sequence[float] | np.ndarray) -> tuple[float, float | None, float | None]:
     """Mean over seeds with its 95 % bootstrap interval."""
     return stats.interval(np.array(values), stats.mean, rng=np.random.default_rng(0)).numbers()
 
 
-def shown(values: Sequence[float], form: str = ".3f") -> str:
+def shown(values: Sequence[float] | np.ndarray, form: str = ".3f") -> str:
     """The same as a table's cell; infinite values are counted, not averaged."""
     finite = [v for v in values if np.isfinite(v)]
     if not finite:

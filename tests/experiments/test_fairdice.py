@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from experiments.fairdice import metrics, random_processes, stages, tabular
+from experiments.fairdice import plots as pictures
 from experiments.fairdice.robots import report as robots
 from experiments.fairdice.robots.__main__ import Study, plan
 from experiments.fairdice.teams import report as teams
@@ -79,7 +80,7 @@ def test_every_alphas_beta_serves_its_own_welfare(tmp_path, monkeypatch):
             words = ["agent=fairdice", f"agent.alpha={alpha}", f"agent.beta={beta}"]
             raw(folder / "tune", f"a{alpha}b{beta}", words, 100, got)
     assert teams.chosen(folder) == {"0": "0.1", "1": "1"}
-    assert "| hunt | 0.1 | 1 | - |" in teams.choices(["hunt"])
+    assert "| hunt | 0.1 (edge) | 1 | - |" in teams.choices(["hunt"])
     with pytest.raises(MarlError, match="nothing is tuned on navigation"):
         teams.chosen(tmp_path / "raw" / "navigation")
 
@@ -160,7 +161,7 @@ def test_robots_choices_and_gains(hopper):
     assert n == 5
     assert robots.methods(hopper).keys() == {"fairdice", "cloning", "linear"}
     assert "| hopper (small) | fairdice | 5 | 2.079" in robots.table()
-    assert "| hopper (small) | 2 | 1 | 0 | 0.1 | 0 | [0.5,0.5] | 1 of 7 |" in robots.choices()
+    assert "| hopper (small) | 2 | 1 (edge) | 0 | 0.1 (edge) | 0 | [0.5,0.5] | 1 of 7 |" in robots.choices()
     for path in (hopper / "sweep").glob("*.json"):  # an objective earns less than the data's least
         data = json.loads(path.read_text())
         data["episodes"] = [[10, 8, -4 if data["overrides"][-2] == "agent.beta=1" else -2]]
@@ -366,3 +367,18 @@ def test_the_settings_of_stored_runs_still_give_their_names(stage):
         about = json.loads(path.read_text())
         run = compose.compose(about["overrides"])
         assert (run.run_id, run.hash) == (path.stem, about["config_hash"]), path
+
+
+def test_tables_of_the_rooms_leave_out_data_that_are_refused(tmp_path, monkeypatch):
+    """The second data set never saw a goal: no policy of it counts."""
+    monkeypatch.setattr(pictures, "HERE", tmp_path)
+    (tmp_path / "raw").mkdir()
+    lines = ["seed,policy,solver,return_0,return_1,return_2"]
+    for seed, solver, nash_returns in ((0, "newton", "1,1,1"), (1, "refused", ",,")):
+        lines += [f"{seed},behaviour,,1,1,4", f"{seed},utilitarian,newton,2,2,2"]
+        lines += [f"{seed},nash,{solver},{nash_returns}"]
+    (tmp_path / "raw" / "rooms.csv").write_text("\n".join(lines) + "\n")
+    rows = pictures.table("policy", pictures._of_rooms()).splitlines()
+    assert rows[2] == "| behaviour | 1 | 1.386 | 6.000 | 0.667 |"  # log 4, and 36 / (3 x 18)
+    assert rows[4] == "| nash | 1 | 0.000 | 3.000 | 1.000 |"
+    assert "infinite" in pictures.table("policy", {"none": np.array([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])})

@@ -29,6 +29,7 @@ HERE = stages.HERE / "robots"
 RAW = HERE / "raw"
 SWEEPS = ("sweep", "sweep_equal", "sweep_linear")  # on the seed that chooses
 SWEPT = ("agent.beta", "agent.penalty", "agent.weights")  # what they vary
+_CHOOSING = {SWEEPS[0]: "beta", SWEEPS[1]: "linear_beta"}  # what each chooses, as `chosen` names it
 CLONING, OURS, LINEAR = "cloning", "fairdice", "linear"
 FULL = "_768x3"  # after the name of a method with the code's own sizes
 
@@ -138,6 +139,12 @@ def claim(robot: Path, other: str, note: str, full: str = "") -> None:
     paths = [cell.path for cell in cells]
     size = "" if robot.parent.name == "small" else f"_{robot.parent.name}"
     how = " --full" if full else f" --size {robot.parent.name}" * bool(size)
+    edges = "".join(
+        f"; the {said} of {chosen(robot)[name]} lies at the edge of those tried"
+        for (stage, name), said in zip(_CHOOSING.items(), ("beta", "linear weights' beta"), strict=True)
+        if name == "beta" or other == LINEAR
+        if stages.at_edge(chosen(robot)[name], cells_of(robot, stage))
+    )
     alone = " of one policy, which leaves no trade-off" * (policies(robot) < 2)
     write_claim(
         id=f"fairdice.nsw_minus_{other}_{robot.name}{size}{full}",
@@ -148,7 +155,7 @@ def claim(robot: Path, other: str, note: str, full: str = "") -> None:
         command="python -m experiments.fairdice.robots" + how,
         note=f"Nash welfare of FairDICE minus that of {note}; {robot.name}, one data set of own amateurs"
         f"{alone}, {cells[0].words['total_steps']} updates; beta of both and linear weights chosen online on "
-        "another seed, the interval is over the learners' seeds",
+        f"another seed, the interval is over the learners' seeds{edges}",
         trial=len(found[ours]) < tables.CLAIM_SEEDS,
         made=tables.made(paths),
     )
@@ -184,7 +191,10 @@ def table() -> str:
 
 
 def choices() -> str:
-    """Markdown: what the sweeps chose, on seed 100, and how many of their runs diverged."""
+    """Markdown: what the sweeps chose, on seed 100, and how many of their runs diverged.
+
+    A beta beyond which none was tried is marked.
+    """
     lines = [
         "| robot | policies in the data | beta | penalty | linear: beta | penalty | weights | diverged |",
         "|---|---|---|---|---|---|---|---|",
@@ -193,7 +203,10 @@ def choices() -> str:
         cells = [cell for stage in SWEEPS for cell in cells_of(robot, stage)]
         if all(cells_of(robot, stage) for stage in SWEEPS[:2]):
             lost = sum(not len(cell.return_EK) for cell in cells)
-            row = [str(policies(robot)), *chosen(robot).values(), f"{lost} of {len(cells)}"]
+            best = chosen(robot)
+            for stage, name in _CHOOSING.items():
+                best[name] += " (edge)" * stages.at_edge(best[name], cells_of(robot, stage))
+            row = [str(policies(robot)), *best.values(), f"{lost} of {len(cells)}"]
             lines.append(f"| {named(robot)} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 

@@ -69,6 +69,11 @@ def chosen(world: Path) -> dict[str, str]:
     return {alpha: max(found[alpha], key=aim).words["agent.beta"] for alpha in sorted(found)}
 
 
+def _at_edge(world: str, alpha: str) -> bool:
+    tried = [cell for cell in cells_of(RAW / world, "tune") if cell.words["agent.alpha"] == alpha]
+    return bool(tried) and stages.at_edge(chosen(RAW / world)[alpha], tried)
+
+
 def returns(world: str, cells: Sequence[Cell]) -> Returns:
     """Of every method the runs' mean returns, seeds in order; files of two settings are refused."""
     low_K, high_K = limits(world)
@@ -101,11 +106,12 @@ def _gain(paths: Sequence[Path], measure: Callable[[np.ndarray], Any]) -> Derive
 
 
 def choices(worlds: Iterable[str]) -> str:
-    """Markdown: what seed 100 chose."""
+    """Markdown: what seed 100 chose; a beta beyond which none was tried is marked."""
     lines = [f"| world | {' | '.join(f'beta, {name}' for name in NAMES.values())} |", "|---|---|---|---|"]
     for world in worlds:
         best = chosen(RAW / world)
-        lines.append(f"| {world} | {' | '.join(best.get(alpha, '-') for alpha in NAMES)} |")
+        row = [best.get(alpha, "-") + " (edge)" * _at_edge(world, alpha) for alpha in NAMES]
+        lines.append(f"| {world} | {' | '.join(row)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -165,6 +171,9 @@ def claim(world: str, cells: Sequence[Cell]) -> None:
         print(f"{world}: no claim before Nash and the sum have been run on the same seeds")
         return
     paths, best = [c.path for c in mine], chosen(RAW / world)
+    nash_beta, sum_beta = (
+        f"beta {best[alpha]}" + ", at the edge of those tried" * _at_edge(world, alpha) for alpha in "10"
+    )
     for gain, derive, what in (
         ("jain", jain_gain, "Jain's index of the agents' returns"),
         ("least", least_gain, "the least agent's scaled return"),
@@ -176,9 +185,9 @@ def claim(world: str, cells: Sequence[Cell]) -> None:
             derive_with=f"experiments.fairdice.teams.report:{derive.__name__}",
             raw=[str(path.relative_to(ROOT)) for path in paths],
             command="python -m experiments.fairdice.teams",
-            note=f"{what}, Nash welfare (beta {best['1']}) minus the sum (beta {best['0']}), each with the "
-            f"beta that served its own aim best on another seed; {world}, own rewards, one data set of teams "
-            "whose members take 0, 50 and 90 % random actions",
+            note=f"{what}, Nash welfare ({nash_beta}) minus the sum ({sum_beta}), each with the beta that "
+            f"served its own aim best on another seed; {world}, own rewards, one data set of teams whose "
+            "members take 0, 50 and 90 % random actions",
             trial=len(seeds[0]) < tables.CLAIM_SEEDS,
             made=tables.made(paths),
         )
