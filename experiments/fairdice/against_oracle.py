@@ -1,70 +1,109 @@
-"""One learner on one random process, beside the exact optimum of the same problem."""
+"""Learners on one random process, beside the exact optimum of the same problem."""
 
 from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
 from marl import momdp
 from marl.agents.fairdice import Config
 from marl.agents.fairdice.tabular import Problem, newton
+from marl.agents.fairdice.team import FairDice
 from marl.agents.fairdice.welfare import AlphaFair
 from marl.datasets import Episode, memory_of
 from marl.envs.momdp import Config as World
 from marl.loops import OfflineConfig
+from marl.loops.off_policy import BatchConfig
 from marl.rng import Rng
 
 GAMMA, BETA, UPDATES = 0.95, 0.1, 2000  # CHOICE
 STATES = 20  # CHOICE: fewer than the paper's 50, so that a run takes a minute
 
 
+_EXACT = {  # a table of nu and of logits, learned from all data at once: the oracle's own problem
+    "advantage": "mean",
+    "layers": 0,
+    "scale_inputs": False,
+    "penalty": 0.0,
+    "shift": False,
+    "learning_rate": 0.1,
+    "mu_learning_rate": 0.1,
+}
+_NETWORK = {"hidden": 64, "layers": 2, "learning_rate": 0.001, "mu_learning_rate": 0.003}  # CHOICE
+_BATCH = BatchConfig(sequences=256, length=2, starts="any")  # the default of agent=fairdice
+
+
 def learned(seed: int) -> dict[str, float]:
     """Nash welfare in the estimated process: of the learned policy, and of the exact one."""
-    world = World(model=seed, states=STATES)
-    tables, cpu = world.tables(), torch.device("cpu")
-    S, A, _ = tables.model.sizes
-    behaviour_SA = momdp.behaviour(tables.model, "mixture", gamma=GAMMA)
-    rng = torch.Generator().manual_seed(seed)
-    data = momdp.play(tables.model, tables.arrive_SK, behaviour_SA, episodes=100, limit=world.limit, rng=rng)
-    model, data_SA = momdp.estimate(data, S, A)
-    nash = AlphaFair(1.0)
-    best = newton(
-        Problem(model=model, data_SA=data_SA, gamma=GAMMA, welfare=nash, divergence="soft_chi2", beta=BETA)
-    )
-    env = world.build(num_envs=1, device=cpu)
-    config = Config(
-        gamma=GAMMA,
-        beta=BETA,
-        advantage="mean",
-        layers=0,
-        scale_inputs=False,
-        penalty=0.0,
-        shift=False,
-        learning_rate=0.1,
-        mu_learning_rate=0.1,
-        policy_decay=UPDATES,
-    )
-    agent = config.build(spec=env.spec, rng=Rng(seed, "agent"), device=cpu)
-    loop = OfflineConfig(data=Path("in memory"), full=True, updates=100).build(
-        env=env, agent=agent, rng=Rng(seed)
-    )
-    loop.use(memory_of(env.spec, _episodes(data, S, A), cpu))
+    case = _Case(seed)
     started = time.process_time()
-    while loop.updates < UPDATES:
-        loop.iterate()
-    policy_SA = agent.policy.outputs(torch.eye(S)[:, None])[0][:, 0].softmax(-1).double().detach()
-    policy_SA = policy_SA * (data_SA > 0)
-    policy_SA = policy_SA / policy_SA.sum(-1, keepdim=True).clamp(min=1e-9)
-    reached = momdp.returns(model, momdp.occupancy(model, policy_SA, GAMMA))
+    agent = case.learn(OfflineConfig(data=Path("in memory"), full=True, updates=100), _EXACT)
     return {
-        "learned": float(nash.utility(reached / (1 - GAMMA)).sum()),
-        "exact": float(nash.utility(best.return_K / (1 - GAMMA)).sum()),
-        "mu_error": float((agent.weights_K.detach().double() / best.mu_K - 1).abs().max()),
+        "learned": case.reached(agent),
+        "exact": case.exact,
+        "mu_error": float((agent.weights_K.detach().double() / case.best.mu_K - 1).abs().max()),
         "cpu_s": time.process_time() - started,
     }
+
+
+def sampled(seed: int) -> dict[str, float]:
+    """The same of a small network that learns from samples of 256 transitions, the policy's weights shifted
+    by the largest of each or not; and the behaviour's."""
+    case = _Case(seed)
+    loop = OfflineConfig(data=Path("in memory"), updates=100, batch=_BATCH)
+    by_shift = {
+        name: case.reached(case.learn(loop, {**_NETWORK, "shift": shift}))
+        for name, shift in (("shifted", True), ("unshifted", False))
+    }
+    return {"behaviour": case.welfare(case.data_SA), **by_shift, "exact": case.exact}
+
+
+class _Case:
+    """A random process, data of half-way optimal behaviour in it, and the optimum of what they tell."""
+
+    def __init__(self, seed: int) -> None:
+        self.seed, self.world = seed, World(model=seed, states=STATES)
+        tables = self.world.tables()
+        self.S, self.A, _ = tables.model.sizes
+        behaviour_SA = momdp.behaviour(tables.model, "mixture", gamma=GAMMA)
+        rng, limit = torch.Generator().manual_seed(seed), self.world.limit
+        self.data = momdp.play(
+            tables.model, tables.arrive_SK, behaviour_SA, episodes=100, limit=limit, rng=rng
+        )
+        self.model, self.data_SA = momdp.estimate(self.data, self.S, self.A)
+        same = {"gamma": GAMMA, "welfare": AlphaFair(1.0), "divergence": "soft_chi2", "beta": BETA}
+        self.best = newton(Problem(model=self.model, data_SA=self.data_SA, **same))
+        self.exact = self._nash(self.best.return_K)
+
+    def learn(self, settings: OfflineConfig, words: dict[str, Any]) -> FairDice:
+        cpu, env = torch.device("cpu"), self.world.build(num_envs=1, device=torch.device("cpu"))
+        config = Config(gamma=GAMMA, beta=BETA, policy_decay=UPDATES, **words)
+        agent = config.build(spec=env.spec, rng=Rng(self.seed, "agent"), device=cpu)
+        loop = settings.build(env=env, agent=agent, rng=Rng(self.seed))
+        loop.use(memory_of(env.spec, _episodes(self.data, self.S, self.A), cpu))
+        while loop.updates < UPDATES:
+            loop.iterate()
+        return agent
+
+    def reached(self, agent: FairDice) -> float:
+        """Of its own probabilities, where the data have the action."""
+        eye = agent.scaler.obs(torch.eye(self.S)[:, None])
+        return self.welfare(
+            agent.policy.outputs(eye)[0][:, 0].softmax(-1).double().detach() * (self.data_SA > 0)
+        )
+
+    def welfare(self, policy_SA: Tensor) -> float:
+        """Args: policy_SA: its rows need not sum to 1."""
+        policy_SA = policy_SA / policy_SA.sum(-1, keepdim=True).clamp(min=1e-9)
+        return self._nash(momdp.returns(self.model, momdp.occupancy(self.model, policy_SA, GAMMA)))
+
+    def _nash(self, return_K: Tensor) -> float:
+        return float((return_K / (1 - GAMMA)).log().sum())
 
 
 def _episodes(data: momdp.Trajectories, S: int, A: int) -> list[Episode]:

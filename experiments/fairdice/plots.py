@@ -27,6 +27,12 @@ _MEASURES: dict[str, Measure] = {
     "sum of returns": lambda r: r.sum(-1),
     "Jain's index": jain,
 }
+_SAMPLED = {
+    "behaviour": "behaviour",
+    "shifted": "learned, shift=true (default)",
+    "unshifted": "learned, shift=false",
+    "exact": "exact",
+}
 _TABLE_BETAS = (0.0001, 0.01, 0.1, 1.0, 100.0)  # of 13, for a table that can be read
 
 
@@ -107,10 +113,20 @@ def table(first: str, rows: dict[str, np.ndarray]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def of_sampled(rows: list[dict[str, str]]) -> str:
+    """Markdown: Nash welfare of the learners on sampled batches, and how often it is below the behaviour's."""
+    lines = ["| policy | processes | Nash welfare (nats) | below the behaviour |", "|---|---|---|---|"]
+    base = np.array([float(row["behaviour"]) for row in rows])
+    for name, title in _SAMPLED.items():
+        values = np.array([float(row[name]) for row in rows])
+        lines.append(f"| {title} | {len(rows)} | {shown(values)} | {int((values < base).sum())} |")
+    return "\n".join(lines) + "\n"
+
+
 def main() -> None:
     policies = _of_rooms()
     rooms(policies)
-    blocks = {"rooms": table("policy", policies)}
+    blocks = {"rooms": table("policy", policies), "sampled": of_sampled(read(HERE / "raw" / "sampled.csv"))}
     if (HERE / "raw" / "random").is_dir():
         by_alpha = _of_random()
         random(by_alpha)

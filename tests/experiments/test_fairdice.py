@@ -382,3 +382,10 @@ def test_tables_of_the_rooms_leave_out_data_that_are_refused(tmp_path, monkeypat
     assert rows[2] == "| behaviour | 1 | 1.386 | 6.000 | 0.667 |"  # log 4, and 36 / (3 x 18)
     assert rows[4] == "| nash | 1 | 0.000 | 3.000 | 1.000 |"
     assert "infinite" in pictures.table("policy", {"none": np.array([[0.0, 1.0, 1.0], [1.0, 1.0, 1.0]])})
+
+
+def test_the_table_of_sampled_learners_counts_those_below_the_behaviour():
+    rows = [dict(zip(pictures._SAMPLED, values, strict=True)) for values in ("1234", "2131", "5678")]
+    lines = pictures.of_sampled(rows).splitlines()
+    assert lines[3].endswith("| 1 |")
+    assert [line.split("|")[4].strip() for line in lines[2:]] == ["0", "1", "0", "1"]
