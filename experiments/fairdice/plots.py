@@ -114,7 +114,7 @@ def table(first: str, rows: dict[str, np.ndarray]) -> str:
 
 
 def of_sampled(rows: list[dict[str, str]]) -> str:
-    """Markdown: Nash welfare of the learners on sampled batches, and how often it is below the behaviour's."""
+    """Markdown: Nash welfare of the learners on sampled batches, and how often it is below the data's."""
     lines = ["| policy | processes | Nash welfare (nats) | below the behaviour |", "|---|---|---|---|"]
     base = np.array([float(row["behaviour"]) for row in rows])
     for name, title in _SAMPLED.items():
