@@ -11,7 +11,7 @@ from marl.agents.decision_transformer import Config as DT
 from marl.datasets import Episode, memory_of
 from marl.errors import FieldError, MarlError
 from marl.loops import BatchConfig, OfflineConfig
-from marl.offline import Outcomes, Scaler, summarise
+from marl.offline import OfflinePolicy, Outcomes, Scaler, summarise
 from marl.offline.outcomes import front
 from marl.rng import Rng
 from marl.types import Box, Discrete, EnvSpec, TimeStep
@@ -158,6 +158,40 @@ def test_what_was_earned_is_wished_no_more():
     reward = torch.tensor([[1.0, 0.0], [0.0, 0.0], [0.5, 0.0]])
     act = agent.act(step_of(made, t=1, reward=reward), act.carry, rng=stream, explore=0.0)
     assert act.carry["to_go_BK"][:, 0].tolist() == [4.0, 5.0, 4.5]
+
+
+def test_acting_is_told_what_learning_was_told():
+    """Wanted and still to come per step, in the third step of an episode that always goes left."""
+    made = spec()
+    config = BC(condition="outcome", preference=(1.0, 0.0), hidden=8)
+    loop = loop_of(config, made)
+    loop.use(memory_of(made, fork(2), CPU))
+    agent, batch = loop.agent, loop.memory.window(0, 6)
+    learned = agent._hindsight(batch)[2]
+    carry = {"to_go_BK": torch.tensor([[3.0, 0.0]])}
+    assert agent._wishes(step_of(made, B=1, t=2), carry)[0].tolist() == learned.tolist() == [1, 0, 1, 0]
+
+
+def test_a_gaussian_policy_by_hand():
+    """Weights of 0: mean tanh(0.5) and tanh(-2) and deviation 1/e in a Box of half widths 1 and 2."""
+    made = spec(discrete=False)
+    policy = OfflinePolicy(made, hidden=8, layers=0, layer_norm=False, generator=torch.Generator())
+    with torch.no_grad():
+        for head, bias in zip(policy.trunk.heads, ((0.5, -2.0), (-1.0, -1.0)), strict=True):
+            head.weight.zero_()
+            head.bias.copy_(torch.tensor(bias))
+    ones, rows = torch.ones(20_000, 1, 2, dtype=torch.bool), torch.zeros(20_000, 1, 2)
+    mean = torch.tensor([math.tanh(0.5), math.tanh(-2.0)])
+    stream = Rng(0).stream("act", 20_000)
+    assert torch.allclose(policy.act(rows, ones, stream, explore=False)[0, 0] / torch.tensor([1, 2]), mean)
+    drawn = policy.act(rows, ones, stream, explore=True)[:, 0, 0].detach()
+    assert float(drawn.median()) == pytest.approx(float(mean[0]), abs=0.01)
+    # Of a Gaussian 15.87 % lie more than one deviation below the mean.
+    assert float((drawn < mean[0] - math.exp(-1)).float().mean()) == pytest.approx(0.1587, abs=0.01)
+    action = torch.tensor([[[0.2, -1.0]]])
+    z = (torch.tensor([0.2, -0.5]) - mean) * math.e
+    wanted = float((-0.5 * z.square() + 1 - 0.5 * math.log(2 * math.pi)).sum())
+    assert policy.log_prob(rows[:1], ones[:1], action).item() == pytest.approx(wanted, rel=1e-5)
 
 
 def test_a_transformer_sees_only_its_own_episode_and_only_the_past():

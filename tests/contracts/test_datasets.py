@@ -7,9 +7,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import pytest
 
-pytest.importorskip("h5py", reason="h5py is in the extra morl")
+h5py = pytest.importorskip("h5py", reason="h5py is in the extra morl")
 
 if TYPE_CHECKING:
     from tests.contracts.conftest import Marl
@@ -43,6 +44,15 @@ def test_a_fair_team_learns_from_an_exported_data_set(
     (marl.folder / "hunts").rename(marl.folder / "gone")  # a run carries its data with it
     marl.run("train", "resume=runs/half", "total_steps=80")
     same_everything(marl.folder / "runs" / "half", marl.folder / "runs" / "whole")
+
+
+def test_sources_draw_apart(marl: Marl) -> None:
+    """One run twice at random: what is drawn for the second is another episode."""
+    marl.train("one", *HUNT)
+    marl.run("export-dataset", "run=runs/one,runs/one", "out=twice", "episodes=2", "explore=1")
+    with h5py.File(marl.folder / "twice" / "data" / "main_data.hdf5") as file:
+        actions = [file[f"episode_{i}"]["actions"][:] for i in range(2)]
+    assert not np.array_equal(*actions)
 
 
 def test_a_memory_is_exported_as_it_is(marl: Marl) -> None:

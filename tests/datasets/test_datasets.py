@@ -95,6 +95,10 @@ def test_members_are_spoiled_as_often_as_asked():
     assert other[0] == 0
     assert other[1:].tolist() == pytest.approx([0.3 * rest / (rest + 1), rest / (rest + 1)], abs=0.03)
     assert not bool((actions_BN == 2).any())
+    each = Unsteady(Steady(spec), spec, random=(0.5,), scaled=0.0)  # every member by a draw of its own
+    other = each.act(ts, {}, rng=Rng(0).stream("act", 4000), explore=0.0).actions_BN != 1
+    q = 0.5 * rest / (rest + 1)
+    assert float((other[:, 0] & ~other[:, 1]).float().mean()) == pytest.approx(q * (1 - q), abs=0.02)
     with pytest.raises(FieldError, match="give one probability, or 3 of them"):
         Unsteady(Steady(spec), spec, random=(0.1, 0.2), scaled=0.0)
     with pytest.raises(FieldError, match=r"scaled=0\.5"):

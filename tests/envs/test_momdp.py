@@ -98,6 +98,14 @@ def test_a_batch_walks_as_its_tables_say(config):
     assert tried.max() > 300
 
 
+def test_an_end_at_the_limit_is_an_end_and_no_cut():
+    """The goal is one step to the right of the start, and the limit is one step."""
+    env = Config(world="four_rooms", limit=1, goals=((2, 3), (4, 2)), slip=0.0).build(num_envs=2, device=CPU)
+    env.reset(Rng(0))
+    ts = env.step(torch.tensor([[1], [3]]))
+    assert (ts.terminated_B.tolist(), ts.truncated_B.tolist()) == ([True, False], [False, True])
+
+
 def test_weights_make_one_reward_and_leave_no_trace_without():
     config = Config(states=6, weights=(1.0, 0.5, 0.25))
     one, many = (c.build(num_envs=200, device=CPU) for c in (config, Config(states=6)))

@@ -7,7 +7,7 @@ import torch
 
 from marl import momdp
 from marl.agents.fairdice.divergence import DIVERGENCES
-from marl.agents.fairdice.tabular import Problem, conic, newton
+from marl.agents.fairdice.tabular import Problem, _finish, conic, newton
 from marl.agents.fairdice.welfare import AlphaFair, InUnit, PatchedLog
 from marl.envs.momdp import Config
 from marl.errors import FieldError, MarlError
@@ -103,6 +103,23 @@ def test_both_solvers_agree(f, u):
     visited = other.d_SA.sum(-1) > 1e-4
     assert torch.allclose(one.nu_S[visited], other.nu_S[visited], rtol=1e-2, atol=1e-3)
     assert float(other.dual) == pytest.approx(float(other.primal), abs=1e-4)
+
+
+def test_a_state_without_weight_keeps_the_datas_policy():
+    """Of three states d has the first; the data the second as well."""
+    one_hot = torch.zeros(3, 2, 3, dtype=D)
+    one_hot[..., 0] = 1
+    model = Momdp(
+        start_S=torch.tensor([1.0, 0.0, 0.0], dtype=D),
+        next_SAS=one_hot,
+        reward_SAK=torch.ones(3, 2, 1, dtype=D),
+        terminal_S=torch.zeros(3, dtype=torch.bool),
+    )
+    data_SA = torch.tensor([[0.3, 0.3], [0.3, 0.1], [0.0, 0.0]], dtype=D)
+    p = Problem(model=model, data_SA=data_SA, gamma=0.9, welfare=NASH, beta=1.0)
+    d_SA = torch.tensor([[0.8, 0.2], [0.0, 0.0], [0.0, 0.0]], dtype=D)
+    found = _finish(p, d_SA, torch.ones(1, dtype=D), torch.zeros(3, dtype=D))
+    assert found.policy_SA.flatten().tolist() == pytest.approx([0.8, 0.2, 0.75, 0.25, 0.5, 0.5])
 
 
 def test_a_stack_is_its_problems_and_a_start_changes_nothing():
