@@ -174,7 +174,7 @@ def load(path: Path) -> Any:
     except OSError as error:
         raise CorruptFileError(path, error.strerror or "it cannot be read") from error
     except Exception as error:  # what a damaged or hostile pickle raises has no end
-        raise CorruptFileError(path, f"it was refused: {error}") from error
+        raise CorruptFileError(path, f"it was refused: {str(error) or type(error).__name__}") from error
 
 
 def numbers(value: Any, depth: int = 2) -> np.ndarray:

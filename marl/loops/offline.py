@@ -34,6 +34,9 @@ from marl.rng import Rng
 from marl.robust.rollout import refuse_in_rollout
 from marl.types import Agent, Batch, Env
 
+# What a memory stores of each kind of reward (marl/records.py).
+_REWARDS = {"reward": "team", "agent_reward": "agent", "reward_vector": "vector"}
+
 _log = logging.getLogger(__name__)
 
 
@@ -89,6 +92,12 @@ def load_memory(folder: Path, env: Env, agent: Agent) -> Replay:
         what = "there is no checkpoint in it" if saved is None else "its run keeps no memory"
         fix = f"{what}; give the folder of an off-policy run, or a data set"
         raise FieldError("loop.data", str(folder), fix)
+    stored = next((kind for name, kind in _REWARDS.items() if name in saved.state["memory"]["fields"]), None)
+    if stored is not None and stored != env.spec.reward:
+        what = f"its rewards are of kind {stored}, those of env={env.spec.name} of kind {env.spec.reward}"
+        raise FieldError(
+            "loop.data", str(folder), f"{what}: set env.weights or env.reward as its run had them"
+        )
     return read_memory(saved.state["memory"], saved.read_segment, env, agent)
 
 

@@ -120,6 +120,7 @@ HOSTILE = {
     "short scalar": Calls(multiarray.scalar, PLAIN, b"A"),
     "buffer": Calls(np._core.numeric._frombuffer, EIGHT, PLAIN, (2,), "C"),
     "axes": Calls(np._core.numeric._frombuffer, EIGHT, PLAIN, (1,), "K", (3,)),
+    "a tebibyte of text": b"\x80\x04\x8e\x00\x00\x00\x00\x00\x01\x00\x00abc.",
     "state of a function": b"\x80\x02]cnumpy._core.multiarray\nscalar\n}(X\x01\x00\x00\x00aK\x01uba.",
 }
 
@@ -146,6 +147,7 @@ for name in {list(HOSTILE)}:
     for name, line in zip(HOSTILE, done.stdout.splitlines(), strict=True):
         assert line.startswith(f"{tmp_path}/{name}.pkl it was refused: "), line
         assert line.endswith(" True"), line
+        assert line.removesuffix(" True").split("it was refused: ")[1].strip(), line  # says why
 
 
 def test_arrays_without_content_are_no_numbers(tmp_path):

@@ -112,6 +112,11 @@ def test_what_is_no_data_set_is_refused(data, tmp_path, a2c):
     with pytest.raises(FieldError, match="its run keeps no memory"):
         OfflineConfig(data=tmp_path).build(env=env, agent=agent_of(env), rng=Rng(0)).iterate()
     other = Relay(runners=3).build(num_envs=1, device=CPU)
+    vector = World(states=6).build(num_envs=1, device=CPU)
+    with pytest.raises(
+        FieldError, match="its rewards are of kind team, those of env=momdp_random of kind vector"
+    ):
+        load_memory(folder, vector, BC().build(spec=vector.spec, rng=Rng(0), device=CPU))
     with pytest.raises(MarlError, match="the stored memory does not fit: its field 'obs' is"):
         OfflineConfig(data=folder).build(env=other, agent=agent_of(other), rng=Rng(0)).iterate()
 
