@@ -118,14 +118,14 @@ SIZES = {
 }
 SEEDS = 5  # of final.yaml
 # Per core second, measured on the author's machine on halfcheetah: PPO's steps, and updates.
-_STEPS, _RATES, _RATE = 2300, {"cloning": 170, "modt_p": 50}, 70
+_STEPS, _RATES, _RATE = 5000, {"cloning": 350, "modt_p": 50}, 130
 _START = 12  # core seconds of any run for its start and its measuring
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", 1)[0])
     parser.add_argument("robots", nargs="*", help=f"of {', '.join(ROBOTS)}; all without")
-    parser.add_argument("--size", choices=SIZES, help="default: small, two core hours")
+    parser.add_argument("--size", choices=SIZES, help="default: small, 1.2 core hours")
     parser.add_argument("--told", action="store_true", help="and the baselines that are told")
     parser.add_argument("--full", action="store_true", help="768 x 3, 100,000 updates, on a GPU, after whole")
     parser.add_argument("--workers", type=int, help="runs at a time; default: 2")

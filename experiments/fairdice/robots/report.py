@@ -30,7 +30,7 @@ RAW = HERE / "raw"
 SWEEPS = ("sweep", "sweep_equal", "sweep_linear")  # on the seed that chooses
 SWEPT = ("agent.beta", "agent.penalty", "agent.weights")  # what they vary
 _CHOOSING = {SWEEPS[0]: "beta", SWEEPS[1]: "linear_beta"}  # what each chooses, as `chosen` names it
-CLONING, OURS, LINEAR = "cloning", "fairdice", "linear"
+CLONING, OURS, LINEAR, FAULT = "cloning", "fairdice", "linear", "wrong_broadcast"
 FULL = "_768x3"  # after the name of a method with the code's own sizes
 
 
@@ -166,6 +166,7 @@ def claims() -> None:
         for full in ("", FULL):
             claim(robot, CLONING, "behaviour cloning", full)
             claim(robot, LINEAR, f"the best of {len(cells_of(robot, SWEEPS[2]))} linear weights", full)
+            claim(robot, FAULT, "the same with the broadcasting fault of the code's first revisions", full)
 
 
 # Tables and plots
