@@ -62,7 +62,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "rvs_p": (*TOLD, "agent=bc", "agent.condition=outcome"),
     "modt_p": ("total_steps={updates}", "loop.batch.sequences=16", "agent=decision_transformer"),
 }
-COMPARED, TOLD_METHODS = ("cloning", "fairdice", "linear"), ("bc_p", "rvs_p", "modt_p")
+COMPARED = ("cloning", "fairdice", "linear")
 WITH_FAULT = (*COMPARED, "wrong_broadcast")
 FULL = ("device=cuda", "agent.hidden=768", "agent.layers=3")  # the code's run script
 FULL_UPDATES = 100_000
@@ -170,8 +170,8 @@ def plan(size: str, *, told: bool, full: bool) -> list[Stage]:
             words = (*METHODS[name], *FULL)
             out.append(Stage(f"{name}_768x3", "final.yaml", SEEDS, FULL_UPDATES, words, 0.0003, gpu=True))
         return out
-    for name in one.methods + (TOLD_METHODS if told else ()):
-        updates = TOLD_UPDATES if name in TOLD_METHODS else one.updates
+    for name in one.methods + (report.TOLD if told else ()):
+        updates = TOLD_UPDATES if name in report.TOLD else one.updates
         out.append(Stage(name, "final.yaml", SEEDS, updates, METHODS[name]))
     return out
 

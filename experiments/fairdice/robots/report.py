@@ -31,6 +31,7 @@ SWEEPS = ("sweep", "sweep_equal", "sweep_linear")  # on the seed that chooses
 SWEPT = ("agent.beta", "agent.penalty", "agent.weights")  # what they vary
 _CHOOSING = {SWEEPS[0]: "beta", SWEEPS[1]: "linear_beta"}  # what each chooses, as `chosen` names it
 CLONING, OURS, LINEAR, FAULT = "cloning", "fairdice", "linear", "wrong_broadcast"
+TOLD = ("bc_p", "rvs_p", "modt_p")
 FULL = "_768x3"  # after the name of a method with the code's own sizes
 
 
@@ -139,6 +140,7 @@ def claim(robot: Path, other: str, note: str, full: str = "") -> None:
     paths = [cell.path for cell in cells]
     size = "" if robot.parent.name == "small" else f"_{robot.parent.name}"
     how = " --full" if full else f" --size {robot.parent.name}" * bool(size)
+    how += " --told" * (other in TOLD)
     edges = "".join(
         f"; the {said} of {chosen(robot)[name]} lies at the edge of those tried"
         for (stage, name), said in zip(_CHOOSING.items(), ("beta", "linear weights' beta"), strict=True)
@@ -167,6 +169,8 @@ def claims() -> None:
             claim(robot, CLONING, "behaviour cloning", full)
             claim(robot, LINEAR, f"the best of {len(cells_of(robot, SWEEPS[2]))} linear weights", full)
             claim(robot, FAULT, "the same with the broadcasting fault of the code's first revisions", full)
+        for name in TOLD:
+            claim(robot, name, f"{name}, which is told that both objectives weigh alike")
 
 
 # Tables and plots
