@@ -66,6 +66,8 @@ def prepare(
         jax.block_until_ready(losses)
         return chunk
 
+    for _ in range(3):  # the state that comes out has other types than the first: the second call compiles anew
+        update()
     return steady(update), {"version": jax.__version__}
 
 

@@ -10,7 +10,7 @@ A robot of one size is a folder raw/<size>/<robot>, named "<robot> (<size>)".
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,20 +221,15 @@ def pareto() -> None:
     shown = [robot for robot in robots() if methods(robot)]
     if not shown:
         return
+    names = sorted({name for robot in shown for name in methods(robot)})
     figure, axes = plots.canvas(len(shown), "Scaled returns, a point per run")
     for ax, robot in zip(axes, shown, strict=False):
-        groups: dict[str, Iterable[Cell]] = {
-            "linear weights": cells_of(robot, SWEEPS[2]),
-            **methods(robot),
-        }
-        for i, (name, cells) in enumerate(groups.items()):
-            points = np.array([scaled_returns(cell).mean(0) for cell in cells if len(cell.return_EK)])
-            if len(points):
-                style: dict[str, Any] = {"color": plots.COLOURS[(i - 1) % 7], "alpha": 0.75, "markersize": 4}
-                marker = plots.MARKERS[(i - 1 + (i - 1) // 7) % 7]  # the eighth method: another shape
-                if not i:
-                    marker, style = ".", {"color": "0.6", "markersize": 3}
-                ax.plot(*points.T[:2], marker, label=name, **style)
+        _points(ax, cells_of(robot, SWEEPS[2]), marker=".", color="0.6", markersize=3, label="linear weights")
+        found = methods(robot)
+        for i, name in enumerate(names):  # also of those that it lacks: the first panel's legend is of all
+            marker = plots.MARKERS[(i + i // 7) % 7]  # the eighth method: another shape
+            style: dict[str, Any] = {"color": plots.COLOURS[i % 7], "marker": marker, "markersize": 4}
+            _points(ax, found.get(name, []), alpha=0.75, label=name, **style)
         first, second = next(iter(methods(robot).values()))[0].objectives[:2]
         ax.set_xlabel(first, fontsize=9)
         ax.set_ylabel(second, fontsize=9)
@@ -243,27 +238,33 @@ def pareto() -> None:
     plots.save(figure, HERE / "plots" / "pareto.png")
 
 
+def _points(ax: Any, cells: Sequence[Cell], **style: Any) -> None:
+    """Two objectives of every run that did not diverge."""
+    points = [scaled_returns(cell).mean(0)[:2] for cell in cells if len(cell.return_EK)]
+    ax.plot(*np.array(points).reshape(-1, 2).T, linestyle="", **style)
+
+
 def swept() -> None:
     """Welfare over beta, a line per penalty, of FairDICE and of equal weights."""
     shown = [robot for robot in robots() if cells_of(robot, SWEEPS[0])]
     if not shown:
         return
-    figure, axes = plots.canvas(len(shown), "Nash welfare over beta, seed 100")
-    for ax, robot in zip(axes, shown, strict=False):
-        by: dict[str, list[tuple[float, float]]] = {}
+    lines: dict[str, list[list[tuple[float, float]]]] = {}  # of every robot its points (beta, welfare)
+    for at, robot in enumerate(shown):
         for stage, who in zip(SWEEPS[:2], ("FairDICE", "equal weights"), strict=True):
             for cell in cells_of(robot, stage):
-                point = float(cell.words["agent.beta"]), welfare(cell)
-                if np.isfinite(point[1]):
-                    by.setdefault(f"{who}, penalty {cell.words['agent.penalty']}", []).append(point)
-        for i, (line, points) in enumerate(sorted(by.items())):
+                line = lines.setdefault(f"{who}, penalty {cell.words['agent.penalty']}", [[] for _ in shown])
+                if np.isfinite(welfare(cell)):
+                    line[at].append((float(cell.words["agent.beta"]), welfare(cell)))
+    figure, axes = plots.canvas(len(shown), "Nash welfare over beta, seed 100")
+    for at, (ax, robot) in enumerate(zip(axes, shown, strict=False)):
+        for i, name in enumerate(sorted(lines)):
             style: dict[str, Any] = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "markersize": 4}
-            ax.plot(*np.array(sorted(points)).T, label=line, **style)
+            ax.plot(*np.array(sorted(lines[name][at])).reshape(-1, 2).T, label=name, **style)
         ax.set_xscale("log")
         ax.set_xlabel("beta", fontsize=9)
         ax.set_title(named(robot), fontsize=10)
-    if axes[0].lines:
-        axes[0].legend(fontsize=7, frameon=False)
+    axes[0].legend(fontsize=7, frameon=False)
     plots.save(figure, HERE / "plots" / "sweep.png")
 
 
