@@ -66,7 +66,7 @@ def prepare(
         jax.block_until_ready(losses)
         return chunk
 
-    for _ in range(3):  # the state that comes out has other types than the first: the second call compiles anew
+    for _ in range(3):  # the second call compiles anew: the state comes out with other types
         update()
     return steady(update), {"version": jax.__version__}
 
