@@ -76,7 +76,7 @@ class _Case:
             tables.model, tables.arrive_SK, behaviour_SA, episodes=100, limit=limit, rng=rng
         )
         self.model, self.data_SA = momdp.estimate(self.data, self.S, self.A)
-        same = {"gamma": GAMMA, "welfare": AlphaFair(1.0), "divergence": "soft_chi2", "beta": BETA}
+        same: dict[str, Any] = {"gamma": GAMMA, "welfare": AlphaFair(1.0), "divergence": "soft_chi2", "beta": BETA}
         self.best = newton(Problem(model=self.model, data_SA=self.data_SA, **same))
         self.exact = self._nash(self.best.return_K)
 

@@ -89,7 +89,7 @@ def random(by_alpha: dict[float, dict[float, np.ndarray]]) -> None:
             style: dict[str, Any] = {"color": plots.COLOURS[i], "marker": plots.MARKERS[i], "markersize": 3}
             label = f"alpha {alpha:g}" + f", {lost} infinite" * bool(lost)
             ax.plot(list(found), [m[0] for m in means], label=label, **style)
-            low, high = ([np.nan if m[side] is None else m[side] for m in means] for side in (1, 2))
+            low, high = (np.array([m[side] for m in means], dtype=float) for side in (1, 2))  # None: NaN
             ax.fill_between(list(found), low, high, color=plots.COLOURS[i], alpha=0.18, linewidth=0)
         ax.set_xscale("log")
         ax.set_xlabel("beta", fontsize=9)
