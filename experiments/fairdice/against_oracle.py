@@ -76,8 +76,8 @@ class _Case:
             tables.model, tables.arrive_SK, behaviour_SA, episodes=100, limit=limit, rng=rng
         )
         self.model, self.data_SA = momdp.estimate(self.data, self.S, self.A)
-        same: dict[str, Any] = {"gamma": GAMMA, "welfare": AlphaFair(1.0), "divergence": "soft_chi2", "beta": BETA}
-        self.best = newton(Problem(model=self.model, data_SA=self.data_SA, **same))
+        problem: Any = {"gamma": GAMMA, "welfare": AlphaFair(1.0), "divergence": "soft_chi2", "beta": BETA}
+        self.best = newton(Problem(model=self.model, data_SA=self.data_SA, **problem))
         self.exact = self._nash(self.best.return_K)
 
     def learn(self, settings: OfflineConfig, words: dict[str, Any]) -> FairDice:
